@@ -43,17 +43,17 @@ check-notebooks:
 check-contract:
 	@$(PY) -m pytest
 check-style:
-	@$(BIN)/chkstyle lossbook tools tests setup.py
+	@$(BIN)/chkstyle nbs tools tests setup.py
 check-fresh:
 	@$(PY) tools/docs.py fresh
 
 evidence: .venv/ready ## run every long experiment in full and save its outputs
-	@cd nbs && $(FULL) ../$(BIN)/nbdev-test --save --n_workers 1 --path tutorials
+	@cd nbs && $(FULL) ../$(BIN)/nbdev-test --save --n-workers 1 tutorials
 	@$(BIN)/nbdev-clean
 
 bench: .venv/ready ## time the losses against their peers and save the outputs
 	@$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
-	@$(FULL) $(BIN)/nbdev-test --save --path nbs/benchmarks.ipynb
+	@$(FULL) $(BIN)/nbdev-test --save nbs/benchmarks.ipynb
 	@$(BIN)/nbdev-clean
 
 save: .venv/ready ## export, then run every notebook and save its outputs
