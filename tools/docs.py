@@ -1,12 +1,14 @@
-"""The site tool. `build` renders the notebooks to docs/ and writes README.md, `fresh` finds generated
-files that are stale, `quickstart` runs the landing page. nbdev processes the notebooks and smalldocs
-renders them; here stands what those two leave undone. docs/ is the same from any folder, byte for byte."""
+"""The site tool. `build` renders the notebooks to docs/ and writes README.md, `fresh` finds
+generated files that are stale, `quickstart` runs the landing page. nbdev processes the notebooks
+and smalldocs renders them; here stands what those two leave undone. docs/ comes out the same,
+byte for byte, from any folder."""
 import base64, hashlib, json, os, re, shutil, sys, time, warnings
 from argparse import ArgumentParser
 from html import unescape
 from html.parser import HTMLParser
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from posixpath import dirname, join as urljoin, normpath
 from urllib.parse import unquote
@@ -23,14 +25,14 @@ lib = get_config(root).lib_name
 parts = {0: 'Tools of the book', 1: 'Classification', 2: 'Spans', 3: 'Regression',
     4: 'Margins and pairs', 6: 'fastai and the catalogue'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
-findings = []
+origin,findings = {},[]  # the notebook of each page; what is wrong
 
 def fail(*lines):
     "Print one line per finding and stop"
     print(*lines, sep='\n', file=sys.stderr)
     sys.exit(1)
 
-def find(where, what): findings.append(f'{where}: {what}')
+def find(where, what): findings.append(f'{origin.get(where, where)}: {what}')
 def text(x): return ''.join(x) if isinstance(x, list) else x
 def notebooks(): return sorted(Path(o).relative_to(nbs) for o in nbglob(nbs))
 def sources(p): return [c.source for c in read_nb(nbs/p).cells]
@@ -42,22 +44,22 @@ def page_of(p):
 # ---- nbs/ -> _proc/
 
 def check_installed():
-    "Doclinks are found through the entry point of the installed package; without it they vanish silently"
+    "Doclinks are found through the entry point of the installed package, or vanish silently"
     eps,spec = [o for o in entry_points(group='nbdev') if o.name == lib],find_spec(lib)
     if eps and spec and spec.origin and Path(spec.origin).resolve().parent == root/lib: return
-    fail(f'{lib} is not installed from this folder, so links to its symbols would be lost: run `make docs`')
+    fail(f'{lib} is not installed from this folder, so doclinks would vanish: run `make docs`')
 
 def check_notebooks():
     "Find what nbdev would drop without a word"
-    seen = {}
     for p in notebooks():
         where,page = f'nbs/{p.as_posix()}',page_of(p)
-        if page in seen: find(where, f'has the same page as {seen[page]}')
-        seen[page] = where
-        title = next((c.source.strip() for c in read_nb(nbs/p).cells if c.cell_type == 'markdown'), '')
+        if page in origin: find(where, f'has the same page as {origin[page]}')
+        origin[page] = where
+        cells = [c.source.strip() for c in read_nb(nbs/p).cells if c.cell_type == 'markdown']
+        title = cells[0] if cells else ''
         if not re.match(r'# \S', title): find(where, 'the first markdown cell is not a `# Title`')
         lost = [l for l in title.splitlines()[1:] if not re.match(r'>|- \w+:|\s*$', l)]
-        if lost: find(where, f'text in the title cell would vanish, give it its own cell: {lost[0]}')
+        if lost: find(where, f'text in the title cell vanishes, give it its own cell: {lost[0]}')
 
 class Links:
     "Mends the links of one page: doclinks, and links to notebooks, which lose their number"
@@ -69,7 +71,8 @@ class Links:
 
     def __init__(self, page, entries, modules):
         self.page,self.entries,self.modules,self.lookup = page,entries,modules,NbdevLookup()
-        self.fastai = {k.split('.')[-1]: k for k in self.lookup.syms if re.match(r'fastai\.[\w.]+\.[A-Z]\w+$', k)}
+        fastai = [k for k in self.lookup.syms if re.match(r'fastai\.[\w.]+\.[A-Z]\w+$', k)]
+        self.fastai = {k.split('.')[-1]: k for k in fastai}
 
     def own(self, url, txt):
         "Where a doclink to this book goes: a method without an entry of its own goes to its class"
@@ -77,13 +80,14 @@ class Links:
         ids = self.entries.get(page, ())
         if not frag or frag in ids: return url
         if (cls := frag.rpartition('.')[0]) in ids: return f'/{page}#{cls}'
-        if not frag.startswith('_'): find(self.page, f'doclink that leads nowhere: {txt} has no entry on {page}')
+        if not frag.startswith('_'): find(self.page, f'doclink that leads nowhere: {txt} on {page}')
 
     def symbol(self, s):
-        "Where a symbol goes that nbdev has not linked: `F.relu`, `nn.Module`, `Learner`, `lossbook.core`"
+        "Where a symbol goes that nbdev has not linked: `F.relu`, `Learner`, `lossbook.core`"
         pre,_,post = s.partition('.')
         if s in self.modules: return '/' + self.modules[s]
-        if pre == lib and post and not exists(s): find(self.page, f'doclink that leads nowhere: there is no `{s}`')
+        lost = pre == lib and post and not exists(s)
+        if lost: find(self.page, f'doclink that leads nowhere: `{s}`')
         if pre in aliases and post: s = f'{aliases[pre]}.{post}'
         return self.lookup.doc(self.fastai.get(s, s))
 
@@ -97,7 +101,7 @@ class Links:
         out,fence = [],''
         for l in md.splitlines():
             if m := re.match(r'\s*(```|~~~)', l): fence = '' if fence == m[1] else fence or m[1]
-            elif re.match('#+ ', l): l = self.doclink.sub(r'\1', l)  # a heading has a link of its own
+            elif re.match('#+ ', l): l = self.doclink.sub(r'\1', l)  # a heading links to itself
             elif not fence:
                 l = self.number.sub(r'\1\2', self.link.sub(self.one, l))
                 l = self.fragment.sub(lambda m: m[1]+m[2].lower(), l)  # Jupyter writes #The-idea
@@ -107,8 +111,10 @@ class Links:
 def exists(s):
     "Is `s` a module or an attribute of one?"
     pre,_,name = s.rpartition('.')
-    try: return find_spec(s) is not None
-    except ImportError: return bool(pre) and exists(pre) and hasattr(__import__(pre, fromlist=[name]), name)
+    try:
+        if find_spec(s): return True
+    except ImportError: pass
+    return bool(pre) and exists(pre) and hasattr(__import__(pre, fromlist=[name]), name)
 
 def shown(cell):
     "The symbol that a cell documents"
@@ -116,7 +122,7 @@ def shown(cell):
     return m[1] if m and cell.cell_type == 'code' else ''
 
 def entry(cell, after, classes):
-    "A `show_doc` cell as markdown: no rule, no source link, and no signature where the source follows"
+    "A `show_doc` cell as markdown: no rule, no source link, no signature if the source follows"
     name = shown(cell)
     md = ''.join(text(o['data'].get('text/markdown', '')) for o in cell.outputs if 'data' in o)
     md = re.sub(r'^(---|\[source\]\(.*)\n+', '', md, flags=re.M)
@@ -127,29 +133,44 @@ def entry(cell, after, classes):
     if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''
     return mk_cell(md.replace(sig[0], new) if sig else md, 'markdown')
 
-def mend(nb, ids, classes, links):
+def in_order(cells, code):
+    "nbdev documents the definitions of a cell backwards, around it: put them in order, before it"
+    define,res = r'^(?:async )?(?:def|class) (\w+)',[]
+    pos = {n: i for i,n in enumerate(re.findall(define, code, re.M))}
+    def name(c): return shown(c).split('.')[-1]
+    for c in cells:
+        last = res[-1].source if res else ''
+        own = re.findall(define, last, re.M) if '#| exports' in last else ()
+        res.insert(len(res) - (name(c) in own), c)
+    runs = [list(g) for _,g in groupby(res, lambda c: name(c) in pos)]
+    return [c for g in runs for c in sorted(g, key=lambda c: pos.get(name(c), 0))]
+
+def mend(nb, ids, code, links):
     "Change what smalldocs reads otherwise than Quarto"
     from smalldocs.markdown import pandoc_id
     def heading(m):  # leaves an id to the entry that owns it
         name = pandoc_id(m[1].replace('`', ''))
         return f'{m[0]} {{#{name}-section}}' if name in ids else m[0]
+    classes = re.findall(r'^class (\w+)', code, re.M)
+    nb.cells = in_order([c for c in nb.cells if 'WARNING: THIS FILE WAS AUTO' not in c.source], code)
     for i,c in enumerate(nb.cells):
-        if c.cell_type == 'raw': c.set_source(re.sub(r'^output-file:.*\n', '', c.source, flags=re.M))
+        if c.cell_type == 'raw': c.set_source(re.sub(r'\noutput-file:.*', '', c.source))
         elif c.cell_type == 'markdown':
             md = re.sub(r'\A(#\|.*\n)+', '', c.source)  # `#| export` leaks
             c.set_source(links(re.sub(r'^##+ ([^{}\n]+)$', heading, md, flags=re.M)))
         elif shown(c):
-            after = nb.cells[i+1].source if i+1 < len(nb.cells) else ''
+            after = next((o for o in nb.cells[i+1:] if not shown(o)), c).source
             nb.cells[i] = entry(c, after, classes)
             nb.cells[i].set_source(links(nb.cells[i].source))
         else:
-            c.set_source(re.sub(r'^#\| (code-fold|code-summary|exports?):.*\n', '', c.source, flags=re.M))
+            drop = r'^#\| (code-fold|code-summary|exports):.*\n'
+            c.set_source(re.sub(drop, '', c.source, flags=re.M))
             for o in c.outputs:
                 d = o.get('data', {})
                 if 'text/markdown' in d: d['text/markdown'] = links(text(d['text/markdown']))
 
 def stage():
-    "Process the notebooks into _proc, under the names of their pages; the sidebar's entries come back"
+    "Process the notebooks into _proc, under the names of their pages; gives the sidebar's entries"
     from nbdev.serve import proc_nbs
     _build_modidx()
     shutil.rmtree(proc, ignore_errors=True)
@@ -157,24 +178,26 @@ def stage():
         warnings.simplefilter('always')
         try: proc_nbs(n_workers=0)
         except Exception as e: fail(f'nbdev cannot process the notebooks: {e}')
-    for w in sorted({str(w.message) for w in warned if 'imports and other code' in str(w.message)}):
-        find('nbs', f'imports need a cell of their own: {" ".join(w.split("---")[1].split())[:70]}')
     staged = {p: read_nb(proc/p) for p in notebooks()}
-    entries = {page_of(p): {shown(c).lower() for c in nb.cells} - {''} for p,nb in staged.items()}
     code = {p: '\n'.join(sources(p)) for p in staged}
+    for w in sorted({str(w.message) for w in warned if 'imports and other code' in str(w.message)}):
+        line = next(l for l in w.split('---')[1].splitlines() if 'import' in l)
+        page = next((page_of(p) for p in code if line in code[p].splitlines()), 'nbs')
+        find(page, f'imports need a cell of their own: {line}')
+    entries = {page_of(p): {shown(c).lower() for c in nb.cells} - {''} for p,nb in staged.items()}
     exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
     modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
     for p,nb in staged.items():
-        mend(nb, entries[page_of(p)], re.findall(r'^class (\w+)', code[p], re.M), Links(page_of(p), entries, modules))
+        mend(nb, entries[page_of(p)], code[p], Links(page_of(p), entries, modules))
         (proc/p).unlink()
         write_nb(nb, (proc/page_of(p)).with_suffix('.ipynb'))
     return sidebar(staged)
 
 def sidebar(pages):
-    "The parts of the book by the tens of the file number, then folders, then pages without a number"
+    "The parts of the book by the tens of the file number, then folders, then the other pages"
     groups = {}
     for p in sorted(pages, key=lambda p: (not p.name[0].isdigit(), len(p.parts) == 1, p)):
-        part = parts.get(int(p.name[:2])//10, 'More chapters') if re.match(r'\d\d', p.name) else 'Appendix'
+        part = parts.get(int(p.name[0]), 'More chapters') if p.name[0].isdigit() else 'Appendix'
         if len(p.parts) > 1: part = p.parts[0].replace('_', ' ').capitalize()
         groups.setdefault(part, []).append(Path(page_of(p)).with_suffix('.ipynb').as_posix())
     if 'Appendix' in groups: groups['Appendix'].remove('index.ipynb')
@@ -183,7 +206,7 @@ def sidebar(pages):
 # ---- _proc/ -> docs/
 
 def render(contents):
-    "Render _proc with smalldocs, then make the result whole: formulas and search offline, pictures as files"
+    "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
@@ -194,25 +217,40 @@ def render(contents):
     (proc/'_quarto.yml').write_text(yaml.safe_dump(cfg, sort_keys=False))
     try: res = smalldocs(proc, quiet=True)
     except Exception as e: fail(f'smalldocs cannot render the site: {e}')
-    for w in res.warnings: findings.append(f'renderer: {w}')
+    for w in res.warnings:  # check_site finds the dead links
+        if 'broken link' not in w: find('renderer', w)
     libs = site/'site_libs'
     shutil.copytree(katex, libs/'katex')
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
     index = json.loads((site/'search.json').read_text())
-    rows = [json.dumps({k: o[k] for k in ('href', 'title', 'section', 'text')}, ensure_ascii=False) for o in index]
-    (libs/'search.js').write_text('window.searchIndex = [\n' + ',\n'.join(rows) + '\n];\n')
+    for o in index: o.pop('objectID')
+    rows = ',\n'.join(json.dumps(o, ensure_ascii=False) for o in index)
+    (libs/'search.js').write_text(f'window.searchIndex = [\n{rows}\n];\n')
     (site/'search.json').unlink()
-    js,fetch = libs/'smalldocs.js',re.compile(r'const r = await fetch\(.*?index = await r\.json\(\);', re.S)
-    if not fetch.search(js.read_text()): fail('smalldocs.js no longer loads its index by fetch: mend tools/docs.py')
-    js.write_text(fetch.sub(search_js, js.read_text()).replace('threshold: 0.3', 'threshold: 0.2, useExtendedSearch: true'))
-    pics = {p.read_bytes(): p.relative_to(site).as_posix() for p in sorted(site.glob('**/*_files/*'))}
+    js = libs/'smalldocs.js'
+    fetch = r'(?s)const r = await fetch\(.*?await r\.json\(\);'
+    code,n = re.subn(fetch, search_js, js.read_text())
+    if n != 1: fail('smalldocs.js no longer fetches its search index: mend tools/docs.py')
+    js.write_text(code.replace('threshold: 0.3', 'threshold: 0.2, useExtendedSearch: true'))
+    for p in site.rglob('*.llms.md'): p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
-        def picture(m): return f'src="{up}{pics[base64.b64decode(m[1])]}" loading="lazy"'
-        html = p.read_text().replace(KATEX, f'{up}site_libs/katex').replace(' role="navigation"', '')
-        p.write_text(re.sub(r'src="data:image/\w+;base64,([^"]+)"', picture, html))
-    return len(res.pages),pics
+        html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
+        p.write_text(pictures(html.replace(KATEX, f'{up}site_libs/katex'), p))
+    return len(res.pages)
+
+def digest(b): return hashlib.sha1(b).hexdigest()[:12]
+
+def pictures(html, page):
+    "Point the pictures of a page to the files of its markdown copy, named by their content"
+    files,copy = page.with_name(f'{page.stem}_files'),page.with_suffix('.llms.md')
+    for p in list(files.glob('*')):
+        new = p.with_stem(digest(p.read_bytes()))
+        copy.write_text(copy.read_text().replace(f'/{p.name}', f'/{new.name}'))
+        p.rename(new)
+    def src(m): return f'src="{files.name}/{digest(base64.b64decode(m[2]))}.{m[1]}" loading="lazy"'
+    return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
 
 # a page opened from disk may not fetch, but it may load a script
 search_js = '''await new Promise((done, failed) => {
@@ -234,7 +272,7 @@ class Page(HTMLParser):
         if (i := d.get('id')): (self.twice.append if i in self.ids else self.ids.add)(i)
         if tag == 'a' and d.get('href'): self.links.append(d['href'])
         elif tag != 'a': self.loads += [d[k] for k in ('src', 'href', 'data', 'poster') if d.get(k)]
-        if tag == 'img' and not (d.get('alt') or '').strip(): self.alts.append(d.get('src', '')[:60])
+        if tag == 'img' and not (d.get('alt') or '').strip(): self.alts.append(d.get('src'))
 
 def check_site():
     "Links, fragments, alt texts and hosts"
@@ -242,21 +280,22 @@ def check_site():
     files = {p.relative_to(site).as_posix() for p in site.rglob('*') if p.is_file()}
     def local(name, url):
         "Path and fragment of a local address"
-        path,_,frag = url.partition('#')
-        return normpath(urljoin(dirname(name), unquote(path.partition('?')[0]))) if path else name, unquote(frag)
+        path,_,frag = (unquote(o) for o in re.sub(r'\?[^#]*', '', url).partition('#'))
+        return normpath(urljoin(dirname(name), path)) if path else name, frag
     for name,page in pages.items():
         for url in dict.fromkeys(page.loads + page.links):
             if re.match(r'(?!file:)[a-z]+:|//', url):
-                if url in page.loads and not url.startswith('data:'): find(name, f'loads from another host: {url}')
+                away = url in page.loads and not url.startswith('data:')
+                if away: find(name, f'loads from another host: {url}')
                 continue
             path,frag = local(name, url)
             if path not in files: find(name, f'dead link: {url}')
-            elif frag and path in pages and frag not in pages[path].ids: find(name, f'dead fragment: {url}')
+            elif frag and frag not in pages[path].ids: find(name, f'dead fragment: {url}')
         for i in page.alts: find(name, f'image without alt text: {i}')
         for i in page.twice: find(name, f'two elements have the id {i}')
     for p in sorted(site.rglob('*.css')):
         where = p.relative_to(site).as_posix()
-        for url in re.findall(r'''(?:url\(\s*|@import\s+)['"]?([^'")\s;]+)''', p.read_text()):
+        for url in re.findall(r'''(?:@import\s+|url\(\s*)+['"]?([^'")\s;]+)''', p.read_text()):
             if re.match(r'https?:|//', url): find(where, f'loads from another host: {url}')
             elif not url.startswith(('data:', '#')) and local(where, url)[0] not in files:
                 find(where, f'dead link: {url}')
@@ -267,39 +306,40 @@ def fence(s, lang=''): return f'```{lang}\n{s.rstrip()}\n```'
 
 def table(html):
     "An HTML table as markdown"
-    rows = [re.findall(r'<t[hd]\b[^>]*>(.*?)</t[hd]>', r, re.S) for r in re.findall(r'<tr\b.*?</tr>', html, re.S)]
-    rows = [[unescape(re.sub(r'<[^>]+>', '', c)).strip().replace('|', r'\|') for c in r] for r in rows if r]
+    def cell(s): return unescape(re.sub(r'<[^>]+>', '', s)).strip().replace('|', r'\|')
+    rows = re.findall(r'<tr\b.*?</tr>', html, re.S)
+    rows = [[cell(s) for s in re.findall(r'<t[hd]\b[^>]*>(.*?)</t[hd]>', r, re.S)] for r in rows]
     rows.insert(1, ['---']*len(rows[0]))
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in rows)
 
-def shown_output(o, d, pics):
+def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
     if 'text' in o: return fence(text(o['text']))
     if 'image/png' in data:
-        pic = pics.get(base64.b64decode(data['image/png']))
+        pic = digest(base64.b64decode(data['image/png']))
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
-        return f'![{alt}](docs/{pic})' + (f'\n\n*{cap}*' if cap else '')
+        return f'![{alt}](docs/index_files/{pic}.png)' + (f'\n\n*{cap}*' if cap else '')
     if '<table' in data.get('text/html', ''): return table(data['text/html'])
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
 
-def write_readme(pics):
+def write_readme():
     "The landing page as README.md: links go to the notebooks and pictures to docs/"
-    def link(m): return m[0] if re.match(r'[a-z]+:|/|#', m[2]) else f'{m[1]}(nbs/{m[2].partition("#")[0]})'
+    def link(m): return f'{m[1]}(nbs/{m[2].partition("#")[0]})'
     def callout(m): return re.sub(r'^', '> ', f'[!{m[1].upper()}]\n{m[2].strip()}', flags=re.M)
     out = []
     for c in read_nb(nbs/'index.ipynb').cells:
         d = {k: v if isinstance(v, str) else ' '.join(v or []) for k,v in c.directives.items()}
-        src = '\n'.join(l for l in c.source.splitlines() if not re.match(r'#\|', l) and '#| hide_line' not in l)
+        src = re.sub(r'^(#\||.*#\| *hide_line).*\n?', '', c.source, flags=re.M)
         if 'hide' in d or d.get('include') == 'false': continue
         if c.cell_type == 'markdown':
             src = re.sub(r'^::: \{\.callout-(\w+).*?\}\n(.*?)^:::$', callout, src, flags=re.M|re.S)
             src = re.sub(r'^:::.*\n?', '', src, flags=re.M)
-            out.append(re.sub(r'(?<!!)(\[[^\[\]]*\])\(([^()\s]+)\)', link, src))
+            out.append(re.sub(r'(?<!!)(\[[^\[\]]*\])\((?![a-z]+:|[/#])([^()\s]+)\)', link, src))
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
             if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
-            if d.get('output') != 'false': out += [shown_output(o, d, pics) for o in c.outputs]
+            if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
 
 # ---- the commands
@@ -309,19 +349,20 @@ def build():
     start = time.time()
     check_installed()
     check_notebooks()
-    n,pics = render(stage())
+    n = render(stage())
     check_site()
     if findings: fail(*dict.fromkeys(findings))
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(site, docs)
     shutil.rmtree(proc)
-    write_readme(pics)
+    write_readme()
     print(f'{n} pages in {time.time()-start:.0f} s: open docs/index.html in a browser')
 
 def digests():
     "A digest for each file that is generated or cleaned"
     files = [p for d in (root/lib, nbs, docs) for p in d.rglob('*') if p.is_file()] + [readme]
-    files = [p for p in files if p.exists() and not {'__pycache__', '.ipynb_checkpoints'} & {*p.parts}]
+    skip = {'__pycache__', '.ipynb_checkpoints'}
+    files = [p for p in files if p.exists() and not skip & {*p.parts}]
     return {p.relative_to(root).as_posix(): hashlib.sha1(p.read_bytes()).digest() for p in files}
 
 def fresh():
@@ -346,7 +387,7 @@ def quickstart():
         exec(compile(src, f'index.ipynb, cell {c.id}', 'exec'), ns)
     if not plt.get_fignums(): fail('quickstart: nbs/index.ipynb draws no figure')
     plt.figure(plt.get_fignums()[-1]).savefig(root/'quickstart.png', bbox_inches='tight', dpi=150)
-    if not isinstance(ns.get('reached'), str): fail('quickstart: nbs/index.ipynb sets no string `reached`')
+    if not isinstance(ns.get('reached'), str): fail('quickstart: index sets no string `reached`')
     print(f'quickstart: {ns["reached"]}; its last figure is in quickstart.png')
 
 if __name__ == '__main__':
