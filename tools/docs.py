@@ -37,6 +37,8 @@ def text(x): return ''.join(x) if isinstance(x, list) else x
 def notebooks(): return sorted(Path(o).relative_to(nbs) for o in nbglob(nbs))
 def sources(p): return [c.source for c in read_nb(nbs/p).cells]
 
+def settled(x): return re.sub(r'[^\n]*\r', '', text(x))  # progress bars overwrite their line
+
 def page_of(p):
     "The page of a notebook, both relative to their folder: 13_focal.ipynb -> focal.html"
     return nbpath2html(p).as_posix()
@@ -77,9 +79,10 @@ class Links:
     def own(self, url, txt):
         "Where a doclink to this book goes: a method without an entry of its own goes to its class"
         page,_,frag = url[1:].partition('#')
-        ids = self.entries.get(page, ())
-        if not frag or frag in ids: return url
-        if (cls := frag.rpartition('.')[0]) in ids: return f'/{page}#{cls}'
+        if not frag: return url
+        ids = self.entries.get(page, {})
+        def match(f): return sorted((n for n in ids if n.lower() == f), key=lambda n: n not in txt)
+        for n in match(frag) or match(frag.rpartition('.')[0]): return f'/{page}#{ids[n]}'
         if not frag.startswith('_'): find(self.page, f'doclink that leads nowhere: {txt} on {page}')
 
     def symbol(self, s):
@@ -121,17 +124,23 @@ def shown(cell):
     m = re.search(r'^show_doc\(([\w.]+)', cell.source, re.M)
     return m[1] if m and cell.cell_type == 'code' else ''
 
-def entry(cell, after, classes):
-    "A `show_doc` cell as markdown: no rule, no source link, no signature if the source follows"
+def entry_ids(cells):
+    "The id of each entry as nbdev's links have it; `Scan` beside `scan` keeps its capital"
+    ids = {}
+    for n in filter(None, map(shown, cells)): ids[n] = n if n.lower() in ids.values() else n.lower()
+    return ids
+
+def entry(cell, after, classes, ids):
+    "A `show_doc` cell as markdown: name, docstring, and the signature unless the source follows"
     name = shown(cell)
     md = ''.join(text(o['data'].get('text/markdown', '')) for o in cell.outputs if 'data' in o)
     md = re.sub(r'^(---|\[source\]\(.*)\n+', '', md, flags=re.M)
-    md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{name.lower()} .entry}}', md, count=1, flags=re.M)
+    md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{ids[name]} .entry}}', md, count=1, flags=re.M)
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
-    new = re.sub(r' at 0x[0-9a-f]+', '', sig[0].replace('torch.Tensor', 'Tensor')) if sig else ''
+    new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)', '', sig[0]) if sig else ''
     if name in classes: new = new.replace(f'def {name}', f'class {name}')
     if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''
-    return mk_cell(md.replace(sig[0], new) if sig else md, 'markdown')
+    return mk_cell(f'{md.replace(sig[0], "")}\n\n{new}' if sig else md, 'markdown')
 
 def in_order(cells, code):
     "nbdev documents the definitions of a cell backwards, around it: put them in order, before it"
@@ -150,9 +159,10 @@ def mend(nb, ids, code, links):
     from smalldocs.markdown import pandoc_id
     def heading(m):  # leaves an id to the entry that owns it
         name = pandoc_id(m[1].replace('`', ''))
-        return f'{m[0]} {{#{name}-section}}' if name in ids else m[0]
+        return f'{m[0]} {{#{name}-section}}' if name in ids.values() else m[0]
     classes = re.findall(r'^class (\w+)', code, re.M)
-    nb.cells = in_order([c for c in nb.cells if 'WARNING: THIS FILE WAS AUTO' not in c.source], code)
+    cells = [c for c in nb.cells if not c.source.startswith('<!-- WARNING: THIS FILE WAS AUTO')]
+    nb.cells = in_order(cells, code)
     for i,c in enumerate(nb.cells):
         if c.cell_type == 'raw': c.set_source(re.sub(r'\noutput-file:.*', '', c.source))
         elif c.cell_type == 'markdown':
@@ -160,12 +170,13 @@ def mend(nb, ids, code, links):
             c.set_source(links(re.sub(r'^##+ ([^{}\n]+)$', heading, md, flags=re.M)))
         elif shown(c):
             after = next((o for o in nb.cells[i+1:] if not shown(o)), c).source
-            nb.cells[i] = entry(c, after, classes)
+            nb.cells[i] = entry(c, after, classes, ids)
             nb.cells[i].set_source(links(nb.cells[i].source))
         else:
             drop = r'^#\| (code-fold|code-summary|exports):.*\n'
             c.set_source(re.sub(drop, '', c.source, flags=re.M))
             for o in c.outputs:
+                if 'text' in o: o['text'] = settled(o['text'])
                 d = o.get('data', {})
                 if 'text/markdown' in d: d['text/markdown'] = links(text(d['text/markdown']))
 
@@ -184,7 +195,7 @@ def stage():
         line = next(l for l in w.split('---')[1].splitlines() if 'import' in l)
         page = next((page_of(p) for p in code if line in code[p].splitlines()), 'nbs')
         find(page, f'imports need a cell of their own: {line}')
-    entries = {page_of(p): {shown(c).lower() for c in nb.cells} - {''} for p,nb in staged.items()}
+    entries = {page_of(p): entry_ids(nb.cells) for p,nb in staged.items()}
     exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
     modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
     for p,nb in staged.items():
@@ -233,7 +244,8 @@ def render(contents):
     code,n = re.subn(fetch, search_js, js.read_text())
     if n != 1: fail('smalldocs.js no longer fetches its search index: mend tools/docs.py')
     js.write_text(code.replace('threshold: 0.3', 'threshold: 0.2, useExtendedSearch: true'))
-    for p in site.rglob('*.llms.md'): p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
+    for p in site.rglob('*.llms.md'):
+        p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
@@ -264,7 +276,7 @@ class Page(HTMLParser):
     "What a page has and asks for"
     def __init__(self, path):
         super().__init__()
-        self.ids,self.links,self.loads,self.alts,self.twice = set(),[],[],[],[]
+        self.ids,self.links,self.loads,self.alts,self.twice,self.pics = set(),[],[],[],[],0
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
@@ -272,7 +284,9 @@ class Page(HTMLParser):
         if (i := d.get('id')): (self.twice.append if i in self.ids else self.ids.add)(i)
         if tag == 'a' and d.get('href'): self.links.append(d['href'])
         elif tag != 'a': self.loads += [d[k] for k in ('src', 'href', 'data', 'poster') if d.get(k)]
-        if tag == 'img' and not (d.get('alt') or '').strip(): self.alts.append(d.get('src'))
+        self.pics += tag in ('img', 'svg')
+        named = (d.get('alt') or d.get('aria-label') or '').strip()
+        if tag in ('img', 'svg') and not named: self.alts.append(self.pics)
 
 def check_site():
     "Links, fragments, alt texts and hosts"
@@ -291,7 +305,7 @@ def check_site():
             path,frag = local(name, url)
             if path not in files: find(name, f'dead link: {url}')
             elif frag and frag not in pages[path].ids: find(name, f'dead fragment: {url}')
-        for i in page.alts: find(name, f'image without alt text: {i}')
+        for i in page.alts: find(name, f'picture {i} on the page has no alt text')
         for i in page.twice: find(name, f'two elements have the id {i}')
     for p in sorted(site.rglob('*.css')):
         where = p.relative_to(site).as_posix()
@@ -315,7 +329,7 @@ def table(html):
 def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
-    if 'text' in o: return fence(text(o['text']))
+    if 'text' in o: return fence(settled(o['text']))
     if 'image/png' in data:
         pic = digest(base64.b64decode(data['image/png']))
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
@@ -379,6 +393,8 @@ def fresh():
 def quickstart():
     "Run the code of the landing page, save its last figure and say what it reached"
     import matplotlib.pyplot as plt
+    from fastprogress import fastprogress
+    fastprogress.NO_BAR,fastprogress.print = True,lambda *a, **k: None  # a line per epoch, no bars
     ns = {'__name__': '__main__'}
     os.chdir(nbs)
     for c in read_nb('index.ipynb').cells:
