@@ -198,7 +198,7 @@ def check_index(
         raise ValueError(f'target must be in 0..{n_classes-1}, or ignore_index={ignore_index}, '
             f'got {bad[0].item()}')
 
-# %% ../nbs/00_core.ipynb #ed2d4815
+# %% ../nbs/00_core.ipynb #affb0339
 def blockwise(
     f, # callable (x, *args) -> value, plain PyTorch, differentiable twice; or with `slope` a pair
     x:Tensor, # what to differentiate by, any shape and float dtype
@@ -210,17 +210,18 @@ def blockwise(
     "`f(x, *args)` in blocks that fit the cache, with one tensor like `x` kept for the backward pass"
     args = [a.expand_as(x) for a in args]
     if axis is not None: axis %= x.ndim
-    if needs_formula(x, args):
+    # where x is small, a second graph costs more than what is kept; a slope needs none
+    if needs_formula(x, *args) or (x.numel()<=2**13 and not slope):
         v = formula_value(f, x, args, slope)
         return v.sum() if total else v
     if torch.is_grad_enabled() and x.requires_grad:
         return Blockwise.apply(x, f, axis, total, slope, *args)
     return run_blocks(f, x, args, axis, total, slope, False)[0]
 
-# %% ../nbs/00_core.ipynb #3d563375
-def needs_formula(x, args):
-    "Must autograd see the formula? For compilers, functorch, forward mode, learned targets; and small x"
-    return (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.numel()<=2**13
+# %% ../nbs/00_core.ipynb #fe38f89b
+def needs_formula(x, *args):
+    "Must autograd see the formula? For compilers, torch.func, forward mode and learned targets"
+    return (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         or any(a.requires_grad for a in args)
         or any(fwad.unpack_dual(t).tangent is not None for t in (x, *args)))
 
@@ -241,20 +242,23 @@ def cuts(shape, size, axis=None):
         return [slice(j, j+step) for j in range(0, n, step)]
     return product(*(cut(i, n) for i,n in enumerate(shape)))
 
-# %% ../nbs/00_core.ipynb #2f10784d
+# %% ../nbs/00_core.ipynb #3efc8d96
 def value_and_slope(f, x, args, slope):
-    "Value and derivative of one block"
-    x,args = to_float(x.detach()),[to_float(a) for a in args]
+    "Value and derivative of one block, the latter in the dtype of `x`"
+    dtype,x,args = x.dtype,to_float(x.detach()),[to_float(a) for a in args]
     if slope:
         v,s = f(x, *args)
-        return v,s()
+        return v,s().to(dtype)
     # identity hooks: those of checkpoint and save_on_cpu must not see this inner graph
     with torch.enable_grad(), saved_tensors_hooks(lambda t: t, lambda t: t): v = f(x.requires_grad_(), *args)
-    return v.detach(),torch.autograd.grad(v, x, torch.ones_like(v))[0]
+    return v.detach(),torch.autograd.grad(v, x, torch.ones_like(v))[0].to(dtype)
 
 def run_blocks(f, x, args, axis, total, slope, derive):
     "Value, one per item or the total, and derivative of `f`, a block at a time"
     size = torch.get_num_threads()*2**16 if x.device.type=='cpu' else 2**25
+    if x.numel()<=size:
+        v,grad = value_and_slope(f, x, args, slope) if derive else (formula_value(f, x, args, slope),None)
+        return (v.sum() if total else v),grad
     vals,grad = [],torch.empty_like(x) if derive else None
     if not total:
         shape = [n for i,n in enumerate(x.shape) if i!=axis]
