@@ -11,8 +11,9 @@ here does with a weight, an ignored position or a wrong shape; to learn about a 
 # %% auto #0
 __all__ = ['logit_scores', 'assert_same', 'check_range', 'can_read', 'check_weight', 'reduce', 'check_reduction', 'expand_weight',
            'plain', 'class_batch', 'check_index', 'blockwise', 'needs_formula', 'to_float', 'formula_value', 'cuts',
-           'value_and_slope', 'run_blocks', 'Blockwise', 'Scores', 'one_hot', 'class_sum', 'class_loss', 'binary_loss',
-           'binary_batch', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_class_values', 'check_nonneg', 'check_batch']
+           'value_and_slope', 'run_blocks', 'Blockwise', 'Scores', 'logit_ce', 'identity', 'one_hot', 'uniform',
+           'class_sum', 'class_loss', 'binary_loss', 'binary_batch', 'Loss', 'ClassLoss', 'BinaryLoss',
+           'check_class_values', 'check_nonneg', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
 import torch, torch.nn.functional as F
@@ -294,19 +295,25 @@ class Blockwise(torch.autograd.Function):
         if ctx.total: v = v.sum()
         return torch.autograd.grad(v, x, g, create_graph=True)[0],*pad
 
-# %% ../nbs/00_core.ipynb #665537f6
+# %% ../nbs/00_core.ipynb #222c5358
 class Scores:
     "How the negative log-likelihood of a class follows from what the network gives"
     def __init__(self,
         name:str, # what the scores are called in messages
         nll, # callable: (M, C, *) scores -> (M, C, *) negative log-likelihoods
         pick, # callable: scores, (M, *) indices -> (M, *) negative log-likelihoods of those classes
-    ): self.name,self.nll,self.pick = name,nll,pick
+        ce=None, # callable: PyTorch's own cross entropy of such scores, where it has one
+    ): self.name,self.nll,self.pick,self.ce = name,nll,pick,ce
 
-logit_scores = Scores('logits', lambda x: -F.log_softmax(x, 1),
-    lambda x,i: F.cross_entropy(x, i, reduction='none'))
+def logit_ce(x, y, weight=None, smoothing=0.):
+    "PyTorch's cross entropy, one value per position"
+    return F.cross_entropy(x, y, weight, reduction='none', label_smoothing=smoothing)
 
-# %% ../nbs/00_core.ipynb #38c96bb8
+logit_scores = Scores('logits', lambda x: -F.log_softmax(x, 1), logit_ce, logit_ce)
+
+def identity(nll): return nll # the value of a class in cross entropy
+
+# %% ../nbs/00_core.ipynb #1e57a7ec
 def one_hot(
     index:Tensor, # (M, *) class indices
     like:Tensor, # (M, C, *) scores
@@ -316,11 +323,13 @@ def one_hot(
     # not F.one_hot, which looks at the values
     return (index.unsqueeze(1) == classes.reshape(-1, *[1]*(like.ndim-2))).to(like.dtype)
 
-# %% ../nbs/00_core.ipynb #649e124a
+def uniform(like): return like.new_full((1,)*like.ndim, 1/like.shape[1]).expand_as(like)
+
+# %% ../nbs/00_core.ipynb #b21f6e00
 def class_sum(
     scores:Tensor, # (M, C, *) what `kind` says
     target:Tensor, # (M, C, *) a distribution over classes
-    value, # callable: the loss of a class from its negative log-likelihood, elementwise
+    value=identity, # callable: the loss of a class from its negative log-likelihood, elementwise
     weight:Tensor=None, # (C,) one factor per class
     smooth=None, # callable: spreads the mass of a target (M, C, *)
     kind:Scores=logit_scores, # what the scores are
@@ -332,20 +341,22 @@ def class_sum(
         if safe: nll = nll.masked_fill((y==0) & (nll==torch.inf), 0.)
         return ((y*w[0] if w else y)*value(nll)).sum(1)
     args = [target] if weight is None else [target, weight.reshape(-1, *[1]*(scores.ndim-2))]
-    if can_read(scores) and scores.numel()>2**13 and not target.requires_grad:
-        v = blockwise(lambda *a: f(*a, safe=False), scores, *args, axis=1)
+    if can_read(scores):
+        if value is identity and smooth is None and kind.ce: v = kind.ce(scores, target, weight)
+        else: v = blockwise(lambda *a: f(*a, safe=False), scores, *args, axis=1)
         if v.isfinite().all(): return v
     return blockwise(f, scores, *args, axis=1)
 
-# %% ../nbs/00_core.ipynb #17361444
+# %% ../nbs/00_core.ipynb #ce8326cd
 def class_loss(
     scores:Tensor, # (N, C, *) logits, or what `kind` says
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
-    value=None, # callable: the loss of a class from its negative log-likelihood, elementwise
+    value=None, # callable: the loss of a class from its nll, elementwise; by default `identity`
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
     whole=None, # callable (nll, target) -> (M, *), for a loss that is no sum over classes
-    smooth=None, # callable: spreads the mass of a target (M, C, *)
+    smoothing:float=0., # share of the target's mass that goes to all classes alike, in [0, 1]
+    smooth=None, # callable: smooths a distribution (M, C, *) in another way
     scale:Tensor=None, # (C,) one factor per class that the mean does not count
     weight:Tensor=None, # (C,) one factor per class that the mean does count
     sample_weight:Tensor=None, # (N,) or (N, *) factors >= 0, or a mask of bools
@@ -355,8 +366,10 @@ def class_loss(
 )->Tensor: # () or (N, *) for 'none'; float32 for float16 and bfloat16 scores
     "A loss over classes from the value of one class, for both forms of target"
     check_reduction(reduction)
+    check_range(smoothing, 'label_smoothing', 0, 1)
     x,y,pos = class_batch(scores, target, axis, ignore_index, kind.name)
     weight,scale = check_weight(weight, x),check_weight(scale, x, 'alpha')
+    if whole is None: value = value or identity
     both = weight if scale is None else scale if weight is None else weight*scale
     hard,norm = not y.is_floating_point(),None
     if hard:
@@ -365,11 +378,16 @@ def class_loss(
         y = torch.where(valid, y, 0)
         if weight is not None: norm = weight[y]*valid
     elif weight is not None: norm = torch.einsum('nc...,c->n...', y, weight)
-    if hard and value is not None and smooth is None:
-        loss = value(kind.pick(x, y))
-        if both is not None: loss = loss*both[y]
+    if hard and value is not None:
+        # a smoothed index is (1-smoothing) of its class and smoothing of all, so no target is built
+        if value is identity and kind.ce: loss = kind.ce(x, y, both, smoothing)
+        else:
+            loss = value(kind.pick(x, y))
+            if both is not None: loss = loss*both[y]
+            if smoothing: loss = loss.lerp(class_sum(x, uniform(x), value, both, kind=kind), smoothing)
     else:
         if hard: y = one_hot(y, x)
+        if smoothing and smooth is None: smooth = lambda y: (1-smoothing)*y + smoothing/y.shape[1]
         if whole is None: loss = class_sum(x, y, value, both, smooth, kind)
         else:
             def f(x, y): return whole(kind.nll(x), y if smooth is None else smooth(y))

@@ -12,12 +12,12 @@ is PyTorch's cross entropy, which is its parent and all that plain hard labels n
 __all__ = ['prob_scores', 'smooth_soft_labels', 'smoother', 'soft_label_cross_entropy_with_logits', 'safe_nll',
            'soft_label_cross_entropy', 'SoftLabelCrossEntropy']
 
-# %% ../nbs/11_soft_labels.ipynb #1281be44
+# %% ../nbs/11_soft_labels.ipynb #a7a1aa0f
 import torch
 from torch import Tensor
-from .core import ClassLoss, Scores, check_range, class_loss
+from .core import ClassLoss, Scores, check_range, class_loss, identity
 
-# %% ../nbs/11_soft_labels.ipynb #c348d34f
+# %% ../nbs/11_soft_labels.ipynb #2f784cb0
 def smooth_soft_labels(
     labels:Tensor, # (N, C, *) distributions over classes, one-hot rows included
     alpha:float=.1, # share of the mass to spread over all classes, in [0, 1]; 1 is uniform
@@ -29,22 +29,22 @@ def smooth_soft_labels(
     check_range(alpha, 'alpha', 0, 1)
     if not isinstance(alpha, Tensor) and alpha==0: return labels
     y = labels.movedim(axis, -1)
-    C,mass = y.shape[-1],y.sum(-1, keepdim=True)
+    C,share = y.shape[-1],alpha*y.sum(-1, keepdim=True)
     least = y.sort(-1).values
     below = least.cumsum(-1) - least
-    rest = torch.arange(C, 0, -1, device=y.device, dtype=y.dtype)
-    level = ((alpha*mass - below)/rest).amax(-1, keepdim=True)
-    return (y - y.minimum(level) + alpha*mass/C).movedim(-1, axis)
+    level = ((share-below)/torch.arange(C, 0, -1, device=y.device)).amax(-1, keepdim=True)
+    return (y - y.minimum(level) + share/C).movedim(-1, axis)
 
-# %% ../nbs/11_soft_labels.ipynb #44ea816b
+# %% ../nbs/11_soft_labels.ipynb #1c288be6
 def smoother(
     alpha:float, # in [0, 1]
-): # callable, or None where there is nothing to do
-    "`smooth_soft_labels` for `class_loss`"
+)->dict: # how `class_loss` smooths: an index in the common way, a distribution with `smooth_soft_labels`
+    "The arguments of `class_loss` that smooth by `alpha`"
     check_range(alpha, 'alpha', 0, 1)
-    if isinstance(alpha, Tensor) or alpha: return lambda y: smooth_soft_labels(y, alpha)
+    if not isinstance(alpha, Tensor) and alpha==0: return {}
+    return dict(smoothing=alpha, smooth=lambda y: smooth_soft_labels(y, alpha))
 
-# %% ../nbs/11_soft_labels.ipynb #8cbf5e1e
+# %% ../nbs/11_soft_labels.ipynb #e70f80c0
 def soft_label_cross_entropy_with_logits(
     logits:Tensor, # (N, C, *) scores, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -57,8 +57,8 @@ def soft_label_cross_entropy_with_logits(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Cross entropy against smoothed labels (Szegedy et al. 2016, section 7)"
-    return class_loss(logits, target, lambda nll: nll, reduction, smooth=smoother(alpha), weight=weight,
-        sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
+    return class_loss(logits, target, identity, reduction, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, axis=axis, **smoother(alpha))
 
 # %% ../nbs/11_soft_labels.ipynb #a0eb529d
 def safe_nll(
@@ -72,7 +72,7 @@ def safe_nll(
 # %% ../nbs/11_soft_labels.ipynb #4fe681b1
 prob_scores = Scores('probs', safe_nll, lambda p,i: safe_nll(p.gather(1, i[:,None])[:,0]))
 
-# %% ../nbs/11_soft_labels.ipynb #9d7308ec
+# %% ../nbs/11_soft_labels.ipynb #941cd8ff
 def soft_label_cross_entropy(
     probs:Tensor, # (N, C, *) probabilities, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -85,8 +85,8 @@ def soft_label_cross_entropy(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "`soft_label_cross_entropy_with_logits` for a prediction that is already a distribution"
-    return class_loss(probs, target, lambda nll: nll, reduction, smooth=smoother(alpha), weight=weight,
-        sample_weight=sample_weight, ignore_index=ignore_index, axis=axis, kind=prob_scores)
+    return class_loss(probs, target, identity, reduction, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, axis=axis, **smoother(alpha), kind=prob_scores)
 
 # %% ../nbs/11_soft_labels.ipynb #c295ba22
 class SoftLabelCrossEntropy(ClassLoss):
