@@ -2,8 +2,9 @@
 
 Modules:
 
+- `lossbook.check`: One call that tells what a loss keeps of the promises users rely on
 - `lossbook.core`: What all losses share: shapes, targets, weights, reductions, checks and the base class
-- `lossbook.plot`: Curves of any loss, in one style
+- `lossbook.plot`: Curves and maps of any loss, in one style
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not"""
 
 __version__ = "0.0.1"
