@@ -112,10 +112,10 @@ def along_axis(
     axis = check_axis(axis, tuple(like.shape))
     return check_weight(weight, like.movedim(axis,1), name).reshape([-1 if i==axis else 1 for i in range(like.ndim)])
 
-# %% ../nbs/00_core.ipynb #6928f4e8
+# %% ../nbs/00_core.ipynb #bd3285cd
 def reduce(
     loss:Tensor, # (N, *) one value per position, class weights included
-    reduction:str='mean', # 'mean', 'sum' or 'none'
+    reduction:str='mean', # 'mean', 'sum' or 'none'; or a callable (loss, norm)
     sample_weight:Tensor=None, # (N,) or (N, *) factors >= 0, or a mask of bools; 0 leaves a position out
     norm:Tensor=None, # (N, *) what each position counts in the mean, by default 1
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
@@ -126,6 +126,7 @@ def reduce(
         # where, not only a product: what is left out may be inf or NaN
         loss = torch.where(w==0, 0., loss*w)
         norm = w if norm is None else norm*w
+    if callable(reduction): return reduction(loss, norm)
     if reduction=='none': return loss
     total = loss.sum()
     if reduction=='sum': return total
@@ -133,12 +134,12 @@ def reduce(
     count = norm.sum()
     return total/(count + (count==0))
 
-# %% ../nbs/00_core.ipynb #599f75b9
+# %% ../nbs/00_core.ipynb #fa063a84
 def check_reduction(
     reduction:str, # 'mean', 'sum' or 'none'
 ):
-    "Raise on any other word"
-    if reduction in ('mean', 'sum', 'none'): return
+    "Raise on any other word; a callable is a reduction of its own"
+    if callable(reduction) or reduction in ('mean', 'sum', 'none'): return
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 # %% ../nbs/00_core.ipynb #3494d67f
@@ -335,14 +336,14 @@ logit_scores = Scores('logits', lambda x: -F.log_softmax(x, 1), logit_ce,
 
 def identity(nll): return nll # the value of a class in cross entropy
 
-# %% ../nbs/00_core.ipynb #4b6536b9
+# %% ../nbs/00_core.ipynb #3c576669
 def safe_nll(
     probs:Tensor, # probabilities, any shape
 )->Tensor: # like `probs`
     "-log p, continued along its tangent below the square root of the smallest normal number"
     least = torch.finfo(probs.dtype).tiny**.5
-    p = probs.clamp(min=least)
-    return (p-probs)/least - p.log()
+    # relu, not the difference from the clamped value: that adds and takes away 1e19 in the gradient
+    return (1-probs/least).relu() - probs.clamp(min=least).log()
 
 # %% ../nbs/00_core.ipynb #bebb5e20
 prob_scores = Scores('probs', safe_nll, lambda p,i: safe_nll(p.gather(1, i.unsqueeze(1)).squeeze(1)))
@@ -441,7 +442,7 @@ def class_loss(
     if norm is not None: norm = norm.reshape(pos)
     return reduce(loss.reshape(pos), reduction, sample_weight, norm)
 
-# %% ../nbs/00_core.ipynb #63d2a823
+# %% ../nbs/00_core.ipynb #2dc3fd8a
 def binary_loss(
     logits:Tensor, # (N, *) scores, any float dtype
     target:Tensor, # (N, *) 0 or 1, or probabilities in between; any dtype
@@ -462,7 +463,7 @@ def binary_loss(
     if ignore_index is not None:
         norm = y!=ignore_index
         y = torch.where(norm, y, 0.)
-    if weight is None and norm is None and sample_weight is None and reduction!='none':
+    if weight is None and norm is None and sample_weight is None and reduction in ('mean','sum'):
         total = blockwise(value, x, y, *args, total=True, slope=slope)
         return total if reduction=='sum' else total/max(x.numel(), 1)
     loss = blockwise(value, x, y, *args, slope=slope)
