@@ -1,0 +1,54 @@
+"The package as a whole: its settings, what it imports, and the order of its chapters"
+import ast, importlib.util, json, pytest, re, subprocess, sys
+from pathlib import Path
+
+root = Path(__file__).parent.parent
+chapters = {m[2]: (int(m[1]),p) for p in sorted((root/'nbs').glob('*.ipynb')) if (m := re.fullmatch(r'(\d\d)_(\w+)', p.stem))}
+
+@pytest.fixture
+def setup_py():
+    spec = importlib.util.spec_from_file_location('lossbook_setup', root/'setup.py')
+    mod = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mod)
+    return mod
+
+def test_settings_are_all_read(setup_py): setup_py.settings(root/'settings.ini')
+
+def test_a_key_that_is_not_read_raises(setup_py, tmp_path):
+    path = tmp_path/'settings.ini'
+    path.write_text((root/'settings.ini').read_text()+'\nhomepage = here\n')
+    with pytest.raises(ValueError, match='homepage'): setup_py.settings(path)
+
+def test_no_fact_stands_twice(setup_py):
+    tomllib = pytest.importorskip('tomllib')
+    project = tomllib.loads((root/'pyproject.toml').read_text())['project']
+    names = dict(install_requires='dependencies', extras_require='optional-dependencies')
+    supplied = {names.get(k, k) for k in setup_py.settings(root/'settings.ini')} | {'version','readme'}
+    assert supplied == set(project['dynamic'])
+    assert not supplied & set(project)
+
+def test_imports_are_light():
+    "Up to chapter 41 the package needs torch and numpy alone"
+    mods = [f'lossbook.{k}' for k,(n,_) in chapters.items() if n<=41]
+    code = f'import sys, lossbook, {", ".join(mods)}\n' \
+        'print(*({"fastai","fastcore","matplotlib","pandas"} & {o.split(".")[0] for o in sys.modules}))'
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
+    assert res.returncode==0, res.stderr
+    assert not res.stdout.split()
+
+def imported(tree):
+    "The chapters that a piece of code imports"
+    for o in ast.walk(tree):
+        if isinstance(o, ast.Import): names = [a.name for a in o.names]
+        elif isinstance(o, ast.ImportFrom) and not o.level:
+            names = [f'lossbook.{a.name}' for a in o.names] if o.module=='lossbook' else [o.module]
+        else: continue
+        yield from (n.split('.')[1] for n in names if n.startswith('lossbook.') and not n.startswith('lossbook._'))
+
+@pytest.mark.parametrize('name', chapters)
+def test_chapters_import_from_lower_ones_only(name):
+    number,path = chapters[name]
+    for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        if c['cell_type']!='code': continue
+        src = re.sub(r'^(\s*)[%!].*', r'\1pass', ''.join(c['source']), flags=re.M)
+        for o in imported(ast.parse(src)): assert o in chapters and chapters[o][0]<number, f'{path.name} imports lossbook.{o}'
