@@ -2,9 +2,14 @@
 
 Modules:
 
+- `lossbook.catalog`: Every loss of the book in one table, with what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
 - `lossbook.core`: What all losses share: shapes, targets, weights, reductions, checks and the base class
+- `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
+- `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
+- `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
 - `lossbook.plot`: Curves and maps of any loss, in one style
-- `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not"""
+- `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not
+- `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be"""
 
 __version__ = "0.0.1"

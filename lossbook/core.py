@@ -336,12 +336,13 @@ logit_scores = Scores('logits', lambda x: -F.log_softmax(x, 1), logit_ce,
 
 def identity(nll): return nll # the value of a class in cross entropy
 
-# %% ../nbs/00_core.ipynb #3c576669
+# %% ../nbs/00_core.ipynb #8015ae05
 def safe_nll(
     probs:Tensor, # probabilities, any shape
+    dtype=None, # of the gradient, which must be able to hold the slope; by default that of `probs`
 )->Tensor: # like `probs`
     "-log p, continued along its tangent below the square root of the smallest normal number"
-    least = torch.finfo(probs.dtype).tiny**.5
+    least = max(torch.finfo(probs.dtype).tiny**.5, 2/torch.finfo(dtype or probs.dtype).max)
     # relu, not the difference from the clamped value: that adds and takes away 1e19 in the gradient
     return (1-probs/least).relu() - probs.clamp(min=least).log()
 
@@ -360,7 +361,7 @@ def one_hot(
 
 def uniform(like): return like.new_full((1,)*like.ndim, 1/like.shape[1]).expand_as(like)
 
-# %% ../nbs/00_core.ipynb #21f0675b
+# %% ../nbs/00_core.ipynb #a1cf140d
 def class_sum(
     scores:Tensor, # (M, C, *) what `kind` says
     target:Tensor, # (M, C, *) a distribution over classes
@@ -369,6 +370,7 @@ def class_sum(
     smooth=None, # callable: spreads the mass of a target (M, C, *)
     kind:Scores=logit_scores, # what the scores are
     slope:bool=False, # does `value` give a pair, as for `class_loss`?
+    rows=None, # callable (scores, target), as for `class_loss`
 )->Tensor: # (M, *)
     "The values of the classes, averaged over the target"
     def f(x, y, *w, safe=True):
@@ -381,11 +383,16 @@ def class_sum(
     args = [target] if weight is None else [target, weight.reshape(-1, *[1]*(scores.ndim-2))]
     if can_read(scores):
         if value is identity and smooth is None and kind.ce: v = kind.ce(scores, target, weight)
-        else: v = blockwise(lambda *a: f(*a, safe=False), scores, *args, axis=1, slope=slope)
+        else:
+            def fast(x, y, *w):
+                if rows is None: return f(x, y, *w, safe=False)
+                if smooth is not None: y = smooth(y)
+                return rows(x, y*w[0] if w else y)
+            v = blockwise(fast, scores, *args, axis=1, slope=slope or rows is not None)
         if v.isfinite().all(): return v
     return blockwise(f, scores, *args, axis=1, slope=slope)
 
-# %% ../nbs/00_core.ipynb #5b0986fc
+# %% ../nbs/00_core.ipynb #6ab89b3d
 def class_loss(
     scores:Tensor, # (N, C, *) logits, or what `kind` says
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -394,6 +401,7 @@ def class_loss(
     *,
     whole=None, # callable (nll, target) -> (M, *), for a loss that is no sum over classes
     slope:bool=False, # do `value` and `whole` give a pair, the second a callable for its derivative by nll?
+    rows=None, # callable (scores, target): the sum of `value` over the classes, and a callable for its slope
     smoothing:float=0., # share of the target's mass that goes to all classes alike, in [0, 1]
     smooth=None, # callable: smooths a distribution (M, C, *) in another way
     scale:Tensor=None, # (C,) one factor per class that the mean does not count
@@ -413,9 +421,11 @@ def class_loss(
     hard,norm = not y.is_floating_point(),None
     if hard:
         norm = valid = y!=ignore_index
+        # nothing to leave out, so no need to mask
+        if can_read(y) and valid.all(): norm = valid = None
         # an ignored index may lie outside the classes: any class will do, since it is left out
-        y = torch.where(valid, y, 0)
-        if weight is not None: norm = weight[y]*valid
+        else: y = torch.where(valid, y, 0)
+        if weight is not None: norm = weight[y] if valid is None else weight[y]*valid
     elif weight is not None: norm = torch.einsum('nc...,c->n...', y, weight)
     if hard and value is not None and (smoothing or smooth is None):
         # a smoothed index is (1-smoothing) of its class and smoothing of all, so no target is built
@@ -425,12 +435,12 @@ def class_loss(
             if slope: loss = loss[0]
             if both is not None: loss = loss*both[y]
             if smoothing:
-                every = class_sum(x, uniform(x), value, both, kind=kind, slope=slope)
+                every = class_sum(x, uniform(x), value, both, kind=kind, slope=slope, rows=rows)
                 loss = loss.lerp(every, smoothing)
     else:
         if hard: y = one_hot(y, x)
         if smoothing and smooth is None: smooth = lambda y: (1-smoothing)*y + smoothing/y.shape[1]
-        if whole is None: loss = class_sum(x, y, value, both, smooth, kind, slope)
+        if whole is None: loss = class_sum(x, y, value, both, smooth, kind, slope, rows)
         else:
             def f(x, y):
                 nll = kind.nll(x)
@@ -438,7 +448,7 @@ def class_loss(
                 return (v[0],lambda: kind.back(nll, v[1]())) if slope else v
             loss = blockwise(f, x, y, axis=1, slope=slope)
             if both is not None: loss = loss*torch.einsum('nc...,c->n...', y, both)
-    if hard: loss = torch.where(valid, loss, 0.)
+    if hard and valid is not None: loss = torch.where(valid, loss, 0.)
     if norm is not None: norm = norm.reshape(pos)
     return reduce(loss.reshape(pos), reduction, sample_weight, norm)
 
@@ -490,7 +500,7 @@ def binary_batch(
     if y.device != x.device: raise ValueError(f'target must be on {x.device}, got {y.device}')
     return x,y.to(torch.float if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
 
-# %% ../nbs/00_core.ipynb #57158840
+# %% ../nbs/00_core.ipynb #1dfb5b6a
 class Loss(nn.Module):
     "A loss function with its parameters, for a training loop"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
@@ -520,6 +530,15 @@ class Loss(nn.Module):
         ws = [o for o in self.buffers() if o.ndim]
         return (len(ws[0]),ws[0].device) if ws else (None,None)
 
+    def random_scores(self, n):
+        "What a network could give to this loss, for `n` examples and with a class axis"
+        C,device = self.per_class()
+        axis = getattr(self, 'axis', 1)
+        shape = [n]+[2]*(abs(axis) or 1) # axis 0 is refused by the function
+        shape[axis] = C or 3
+        return self.from_logits(torch.randn(shape, device=device))
+
+    def from_logits(self, x): return x # a loss on probabilities says how to get there
     def activation(self, x): return x
     def decodes(self, x): return x
     def check_values(self, pred, *target):
@@ -529,7 +548,7 @@ class Loss(nn.Module):
         def show(v): return v.tolist() if isinstance(v, Tensor) else v
         return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
 
-# %% ../nbs/00_core.ipynb #c543c975
+# %% ../nbs/00_core.ipynb #6d9751ab
 class ClassLoss(Loss):
     "A loss over classes that exclude each other: softmax to probabilities, argmax to labels"
     y_int = True
@@ -546,16 +565,13 @@ class ClassLoss(Loss):
     def decodes(self, x): return x.argmax(self.axis)
 
     def example(self, n=4):
-        C,device = self.per_class()
-        shape = [n]+[2]*(abs(self.axis) or 1) # axis 0 is refused by the function
-        shape[self.axis] = C or 3
-        x = torch.randn(shape, device=device)
-        return x,torch.randint(shape[self.axis], x.movedim(self.axis,0).shape[1:], device=device)
+        x = self.random_scores(n)
+        return x,torch.randint(x.shape[self.axis], x.movedim(self.axis,0).shape[1:], device=x.device)
 
     def check_values(self, pred, target, sample_weight=None):
         check_class_values(target, pred.shape[self.axis], self.axis, self.ignore_index, sample_weight)
 
-# %% ../nbs/00_core.ipynb #9b5b29ee
+# %% ../nbs/00_core.ipynb #864af0b8
 class BinaryLoss(Loss):
     "A loss over labels that do not exclude each other, or over yes and no: sigmoid, then a threshold"
     thresh = .5 # of the probability, for `decodes`
@@ -572,9 +588,8 @@ class BinaryLoss(Loss):
     def decodes(self, x): return x>self.thresh
 
     def example(self, n=4):
-        C,device = self.per_class()
-        x = torch.randn((n,C) if C else n, device=device)
-        return x,torch.randint(2, x.shape, device=device).to(x.dtype)
+        x = self.random_scores(n)
+        return x,torch.randint(2, x.shape, device=x.device).to(x.dtype)
 
     def check_values(self, pred, target, sample_weight=None):
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
