@@ -7,6 +7,7 @@ Modules:
 - `lossbook.core`: What all losses share: shapes, targets, weights, reductions, checks and the base class
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
+- `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
 - `lossbook.plot`: Curves and maps of any loss, in one style
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not

@@ -127,7 +127,9 @@ def shown(cell):
 def entry_ids(cells):
     "The id of each entry as nbdev's links have it; `Scan` beside `scan` keeps its capital"
     ids = {}
-    for n in filter(None, map(shown, cells)): ids[n] = n if n.lower() in ids.values() else n.lower()
+    # lower-case names first, so that a class beside a function of its name keeps its capital
+    for n in sorted(filter(None, map(shown, cells)), key=lambda n: n!=n.lower()):
+        ids[n] = n if n.lower() in ids.values() else n.lower()
     return ids
 
 def entry(cell, after, classes, ids):
