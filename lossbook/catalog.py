@@ -11,12 +11,15 @@ tests and the benchmark go through the same list. To choose by need rather than 
 # %% auto #0
 __all__ = ['Catalog', 'catalog']
 
-# %% ../nbs/61_catalog.ipynb #51023d80
+# %% ../nbs/61_catalog.ipynb #5247128b
+from .check import loss_classes
+
+# %% ../nbs/61_catalog.ipynb #257d5013
 import functools, re, torch
 from typing import NamedTuple
-from ._modidx import d as modidx
-from .core import BinaryLoss, ClassLoss
-from .check import loss_classes, properties
+from lossbook._modidx import d as modidx
+from lossbook.core import BinaryLoss, ClassLoss
+from lossbook.check import properties
 
 # %% ../nbs/61_catalog.ipynb #97ff9a5e
 def page_of(
