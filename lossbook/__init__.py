@@ -2,7 +2,7 @@
 
 Modules:
 
-- `lossbook.all`: `from lossbook.all import *` for a notebook or a session of trying things out
+- `lossbook.all`: `from lossbook.all import *` for a notebook, or for trying things out
 - `lossbook.catalog`: Every loss of the book in one table, with what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
 - `lossbook.core`: What all losses share: shapes, targets, weights, reductions, checks and the base class

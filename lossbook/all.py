@@ -1,4 +1,4 @@
-"""`from lossbook.all import *` for a notebook or a session of trying things out
+"""`from lossbook.all import *` for a notebook, or for trying things out
 
 In a library, import what you need from its chapter. In a notebook it is pleasant to have everything: all losses, all
 functions, `check_loss`, the pictures and the catalogue. This module collects what the chapters export. Where two of them

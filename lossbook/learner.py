@@ -81,10 +81,11 @@ def SpanExactMatch(
     "Share of the most probable spans with both ends right"
     return span_metric(span_exact_match, 'exact_match', max_len, axis)
 
-# %% ../nbs/60_learner.ipynb #57268c01
+# %% ../nbs/60_learner.ipynb #2fbee618
 class CheckBatch(Callback):
     "Check the first training batch of a fit with `check_batch`"
     run_valid = False
+    def __init__(self): super().__init__() # for a plain signature
     def before_fit(self):
         self.checked,self.done = self.learn.loss_func,False # before MixUp puts its own in front
         if isinstance(self.checked, Loss): return
@@ -94,10 +95,11 @@ class CheckBatch(Callback):
         if not self.done: check_batch(self.checked, self.pred, *self.yb)
         self.done = True
 
-# %% ../nbs/60_learner.ipynb #379ddc40
+# %% ../nbs/60_learner.ipynb #81e9f8db
 class RecordParts(Callback):
     "Collect the `parts` of the loss after every training batch"
     run_valid = False
+    def __init__(self): super().__init__() # for a plain signature
     def before_fit(self):
         self.watched = self.learn.loss_func # before MixUp puts its own in front
         if hasattr(self.watched, 'parts'): return

@@ -48,9 +48,6 @@ def classification_mae_with_logits(
     return class_loss(logits, target, value, reduction, whole=whole, slope=True, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, axis=axis, kind=softmax_scores)
 
-# %% ../nbs/12_noisy_labels.ipynb #93964783
-prob_rows = Scores('probs', lambda p: p, None)
-
 # %% ../nbs/12_noisy_labels.ipynb #2945f18b
 prob_rows = Scores('probs', lambda p: p, None)
 

@@ -50,7 +50,7 @@ def line_styles(
     i = len(ax.lines)
     return list(islice(cycle(rcParams['axes.prop_cycle']), i, i+n))
 
-# %% ../nbs/02_plot.ipynb #a5fff31d
+# %% ../nbs/02_plot.ipynb #d56488be
 def label_lines(
     ax, # matplotlib axes whose lines have labels
 ):
@@ -64,7 +64,7 @@ def label_lines(
     ends = sorted((min(max((o.get_ydata()[-1]-lo)/(hi-lo), 0), 1), i) for i,o in enumerate(lines))
     for y,(end,i) in zip(spread_apart([e for e,_ in ends], gap), ends):
         o = lines[i]
-        look = dict(color=o.get_color(), lw=o.get_linewidth(), ls=o.get_linestyle())
+        look = dict(color=o.get_color(), lw=.8, ls=o.get_linestyle(), alpha=.6)
         ax.annotate(names[i], (o.get_xdata()[-1], lo+end*(hi-lo)), (1.08,y), 'data', 'axes fraction',
             va='center', size=size, annotation_clip=False,
             arrowprops=dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5), **look))

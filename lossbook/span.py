@@ -19,11 +19,11 @@ from torch import Tensor
 from .core import Loss, can_read, check_class_values, check_nonneg, check_range
 from .core import class_loss, one_hot, plain, reduce, to_float
 
-# %% ../nbs/20_span.ipynb #cd69a4c1
+# %% ../nbs/20_span.ipynb #51dc2474
 def distance_value(
     d:Tensor, # differences of two lengths, any shape; 1 is a whole row
 )->Tensor: # like `d`
-    "-log(1 - |d|), continued along its tangent from |d| = 1 - 2**-10 on"
+    "`-log(1 - |d|)`, continued along its tangent from `|d| = 1 - 2**-10` on"
     d,edge = d.abs(),1 - 2**-10
     near = -torch.log1p(-d.clamp(max=edge))
     # where, not a sum of two clamps, both of which have a slope at the edge
@@ -278,7 +278,7 @@ class DistanceLoss(Loss):
             if y.ndim==2: check_class_values(y, y.shape[1])
         if sample_weight is not None: check_nonneg(plain(sample_weight), 'sample_weight')
 
-# %% ../nbs/20_span.ipynb #350f5028
+# %% ../nbs/20_span.ipynb #8931c46f
 def span_parts(
     start_logits:Tensor, # (N, L) scores of the first position, any float dtype
     end_logits:Tensor, # (N, L) scores of the last position
@@ -287,13 +287,11 @@ def span_parts(
     scale:float=1., # factor of the distance, >= 0; 0 is cross entropy alone
     label_smoothing:float=0., # share of the mass of a label for all positions
     mask:Tensor=None, # (N, L) bools, or 0 and 1: which positions count
-    reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
     lengths:Tensor=None, # (N,) instead of a mask: how many positions count
     unit:float=None, # tokens in a distance of 1, > 0; by default the row's length
-    sample_weight:Tensor=None, # (N,) factors >= 0, or a mask of bools
     ignore_index:int=-100, # an index that marks rows to leave out
-)->tuple: # start, end, distance: each () or, for 'none', (N,)
+)->tuple: # start, end, distance, each (N,); and (N,) which rows are not left out
     "The three parts of the span loss"
     check_range(label_smoothing, 'label_smoothing', 0, 1)
     check_range(scale, 'scale', 0)
@@ -306,9 +304,9 @@ def span_parts(
         return (1-label_smoothing)*y + label_smoothing*flat
     parts = [class_loss(x, smooth(y, x), lambda nll: nll, 'none') for x,y in zip(xs, ys)]
     parts.append(distance_value(span_gap(xs, ys, mask, unit))*scale)
-    return tuple(reduce(torch.where(keep, o, 0.), reduction, sample_weight, keep.to(o.dtype)) for o in parts)
+    return *(torch.where(keep, o, 0.) for o in parts),keep.to(parts[0].dtype)
 
-# %% ../nbs/20_span.ipynb #fe5e1e02
+# %% ../nbs/20_span.ipynb #5697135d
 def span_loss(
     start_logits:Tensor, # (N, L) scores of the first position, any float dtype
     end_logits:Tensor, # (N, L) scores of the last position
@@ -318,12 +316,15 @@ def span_loss(
     label_smoothing:float=0., # share of the mass of a label for all positions
     mask:Tensor=None, # (N, L) bools, or 0 and 1: which positions count
     reduction:str='mean', # 'mean', 'sum' or 'none'
-    **kwargs, # as for `span_parts`
+    *,
+    sample_weight:Tensor=None, # (N,) factors >= 0, or a mask of bools
+    **kwargs, # `lengths`, `unit` and `ignore_index` as for `span_parts`
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "Cross entropy of the start, of the end, and `scale` times the distance loss"
-    return sum(span_parts(start_logits, end_logits, start, end, scale, label_smoothing, mask, reduction, **kwargs))
+    *parts,keep = span_parts(start_logits, end_logits, start, end, scale, label_smoothing, mask, **kwargs)
+    return reduce(sum(parts), reduction, sample_weight, keep)
 
-# %% ../nbs/20_span.ipynb #3eb89f73
+# %% ../nbs/20_span.ipynb #b48bee62
 class SpanLoss(DistanceLoss):
     "Cross entropy of the start, of the end, and `scale` times the distance loss"
     func = staticmethod(span_loss)
@@ -348,11 +349,14 @@ class SpanLoss(DistanceLoss):
     )->Tensor: # () or (N,) for 'none'
         "The loss of a batch, whose three parts are kept in `parts`"
         args,kwargs = self.arguments(pred, target, mask=mask, lengths=lengths, sample_weight=sample_weight)
-        parts = span_parts(*args, **kwargs)
+        how = [kwargs.pop('reduction'),kwargs.pop('sample_weight', None)]
+        *parts,keep = span_parts(*args, **kwargs)
+        loss = reduce(sum(parts), *how, keep)
         # what a transform such as vmap computes does not live on after it
-        if not torch._C._are_functorch_transforms_active():
-            self.parts = {k: v.detach() for k,v in zip(('start','end','distance'), parts)}
-        return sum(parts)
+        if torch._C._are_functorch_transforms_active(): return loss
+        if callable(how[0]): how[0] = 'mean' # one that picks rows by their loss would pick others for each part
+        self.parts = {k: reduce(v.detach(), *how, keep) for k,v in zip(('start','end','distance'), parts)}
+        return loss
 
 # %% ../nbs/20_span.ipynb #565596eb
 def best_span(
