@@ -1,19 +1,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
-FULL := LOSSBOOK_FULL=1
-# notebooks run side by side, one thread each
-ONE := OMP_NUM_THREADS=1
+FULL := export LOSSBOOK_FULL=1;
+NOTEBOOKS = $(wildcard nbs/*.ipynb nbs/tutorials/*.ipynb)
+# what is long runs in full under `make evidence` and `make bench`, and is saved there
+LONG = nbs/benchmarks.ipynb nbs/tutorials/%
+# two notebooks side by side, one thread and one process each: in a shared process they see each other's state
+each = printf '%s\n' $(2) | OMP_NUM_THREADS=1 xargs -P 2 -I{} sh -c '$(BIN)/nbdev-test $(1) {} >/dev/null && echo "passed {}"'
 export MPLBACKEND := agg
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 tools:
-	@command -v $(PYTHON) >/dev/null || { echo "lossbook needs Python 3.10 or newer: $(PYTHON) was not found"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,10))' || { echo "lossbook needs Python 3.10 or newer, got $$($(PYTHON) -V)"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "lossbook needs Python's venv module (Debian: the package python3-venv)"; exit 1; }
-	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "lossbook needs a C++ compiler (c++ or g++): its tests run torch.compile"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "building the book needs Python 3.11 or newer: $(PYTHON) was not found"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3,11))' || { echo "building the book needs Python 3.11 or newer, got $$($(PYTHON) -V)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "building the book needs Python's venv module (Debian: the package python3-venv)"; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || { echo "building the book needs a C++ compiler (c++ or g++): its tests run torch.compile"; exit 1; }
 
 # torch first and from constraints.txt: otherwise the resolver may take a newer build, with several GB of CUDA
 .venv/ready: constraints.txt settings.ini pyproject.toml setup.py | tools
@@ -46,7 +49,7 @@ test: .venv/ready ## every notebook, the contract, the style, the freshness of w
 	else echo "make test: FAILED:$$failed"; exit 1; fi
 
 check-notebooks:
-	@$(ONE) $(BIN)/nbdev-test && echo "$$(ls nbs/*.ipynb nbs/tutorials/*.ipynb 2>/dev/null | wc -l) notebooks passed"
+	@$(call each,,$(NOTEBOOKS)) && echo "$(words $(NOTEBOOKS)) notebooks passed"
 check-contract:
 	@$(PY) -m pytest
 check-style:
@@ -55,7 +58,7 @@ check-fresh:
 	@$(PY) tools/docs.py fresh
 
 evidence: .venv/ready ## run every long experiment in full and save its outputs
-	@cd nbs && $(FULL) ../$(BIN)/nbdev-test --save --n-workers 1 tutorials
+	@$(FULL) $(call each,--save,$(wildcard nbs/tutorials/*.ipynb))
 	@$(BIN)/nbdev-clean
 
 bench: .venv/bench ## time the losses against their peers and save the outputs
@@ -64,7 +67,7 @@ bench: .venv/bench ## time the losses against their peers and save the outputs
 
 save: .venv/bench ## export, then run every notebook and save its outputs
 	@$(BIN)/nbdev-export
-	@$(ONE) $(BIN)/nbdev-test --save
+	@$(call each,--save,$(filter-out $(LONG),$(NOTEBOOKS)))
 	@$(BIN)/nbdev-clean
 
 clean: ## remove the environment and everything that is built, but not docs/
