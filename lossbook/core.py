@@ -12,8 +12,9 @@ here does with a weight, an ignored position or a wrong shape; to learn about a 
 __all__ = ['logit_scores', 'prob_scores', 'assert_same', 'check_range', 'can_read', 'check_weight', 'check_axis', 'along_axis',
            'reduce', 'check_reduction', 'expand_weight', 'plain', 'class_batch', 'check_index', 'blockwise',
            'needs_formula', 'to_float', 'formula_value', 'cuts', 'value_and_slope', 'run_blocks', 'Blockwise', 'Scores',
-           'logit_ce', 'identity', 'safe_nll', 'one_hot', 'uniform', 'class_sum', 'class_loss', 'binary_loss',
-           'binary_batch', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_class_values', 'check_nonneg', 'check_batch']
+           'logit_ce', 'identity', 'safe_nll', 'one_hot', 'reduce_once', 'mean_weight', 'uniform', 'class_sum',
+           'class_loss', 'binary_loss', 'binary_batch', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_class_values',
+           'check_nonneg', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
 import torch, torch.nn.functional as F
@@ -38,7 +39,7 @@ def assert_same(
     if atol is not None and rtol is None: rtol = 0.
     assert_close(actual, expected, atol=atol, rtol=rtol, equal_nan=True)
 
-# %% ../nbs/00_core.ipynb #8ee6abd8
+# %% ../nbs/00_core.ipynb #9ed7a5c6
 def check_range(
     value, # a number, or a tensor of numbers
     name:str, # of the argument, for the message
@@ -49,16 +50,17 @@ def check_range(
     "Raise unless `lo <= value <= hi`; NaN is never in range"
     if isinstance(value, Tensor):
         if not can_read(value): return
-        got = value.tolist()
         ok = bool((value>=lo if not open_lo else value>lo).all()) if lo is not None else True
         ok = ok and (hi is None or bool((value<=hi).all()))
     else:
         if not isinstance(value, (int,float)) or isinstance(value, bool):
             raise TypeError(f'{name} must be a number, got {value!r}')
-        got,ok = value,value==value
+        ok = value==value
         if lo is not None: ok = ok and (value>lo if open_lo else value>=lo)
         if hi is not None: ok = ok and value<=hi
     if ok: return
+    got = value.tolist() if isinstance(value, Tensor) else value
+    if lo is None and hi is None: raise ValueError(f'{name} must be a number, got {got}')
     left = '' if lo is None else f'{">" if open_lo else ">="} {lo:g}'
     if lo is not None and hi is not None: rule = f'in {"(" if open_lo else "["}{lo:g}, {hi:g}]'
     else: rule = left or f'<= {hi:g}'
@@ -72,7 +74,7 @@ def can_read(
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(): return False
     return x.device.type == 'cpu'
 
-# %% ../nbs/00_core.ipynb #44a423e7
+# %% ../nbs/00_core.ipynb #ef20d278
 def check_weight(
     weight, # (C,) one factor per class, or None
     like:Tensor, # (N, C, *) the scores that it belongs to
@@ -87,6 +89,7 @@ def check_weight(
         raise ValueError(f'{name} must have shape ({C},), one per class, got {tuple(weight.shape)}')
     if weight.device != like.device:
         raise ValueError(f'{name} must be on {like.device}, got {weight.device}')
+    check_range(weight.detach(), name, 0)
     return weight.to(like.dtype)
 
 # %% ../nbs/00_core.ipynb #ee130c26
@@ -142,7 +145,7 @@ def check_reduction(
     if callable(reduction) or reduction in ('mean', 'sum', 'none'): return
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
-# %% ../nbs/00_core.ipynb #3494d67f
+# %% ../nbs/00_core.ipynb #18ed75d8
 def expand_weight(
     sample_weight:Tensor, # (N,) or (N, *)
     loss:Tensor, # (N, *) one value per position
@@ -151,6 +154,9 @@ def expand_weight(
     "One factor per position from one per position, or from one per example"
     if not isinstance(sample_weight, Tensor):
         raise TypeError(f'{name} must be a tensor, got {type(sample_weight).__name__}')
+    if sample_weight.is_complex(): raise TypeError(f'{name} must not be complex, got {sample_weight.dtype}')
+    if sample_weight.device != loss.device:
+        raise ValueError(f'{name} must be on {loss.device}, got {sample_weight.device}')
     w = plain(sample_weight).to(loss.dtype)
     if w.shape == loss.shape: return w
     if w.shape != loss.shape[:1]:
@@ -264,16 +270,16 @@ def cuts(shape, size, axis=None):
         return [slice(j, j+step) for j in range(0, n, step)]
     return product(*(cut(i, n) for i,n in enumerate(shape)))
 
-# %% ../nbs/00_core.ipynb #3efc8d96
+# %% ../nbs/00_core.ipynb #4da10354
 def value_and_slope(f, x, args, slope):
-    "Value and derivative of one block, the latter in the dtype of `x`"
-    dtype,x,args = x.dtype,to_float(x.detach()),[to_float(a) for a in args]
+    "Value and derivative of one block, float32 for float16: a scaled loss multiplies it before it is rounded"
+    x,args = to_float(x.detach()),[to_float(a) for a in args]
     if slope:
         v,s = f(x, *args)
-        return v,s().to(dtype)
+        return v,s()
     # identity hooks: those of checkpoint and save_on_cpu must not see this inner graph
     with torch.enable_grad(), saved_tensors_hooks(lambda t: t, lambda t: t): v = f(x.requires_grad_(), *args)
-    return v.detach(),torch.autograd.grad(v, x, torch.ones_like(v))[0].to(dtype)
+    return v.detach(),torch.autograd.grad(v, x, torch.ones_like(v))[0]
 
 def run_blocks(f, x, args, axis, total, slope, derive):
     "Value, one per item or the total, and derivative of `f`, a block at a time"
@@ -281,7 +287,7 @@ def run_blocks(f, x, args, axis, total, slope, derive):
     if x.numel()<=size:
         v,grad = value_and_slope(f, x, args, slope) if derive else (formula_value(f, x, args, slope),None)
         return (v.sum() if total else v),grad
-    vals,grad = [],torch.empty_like(x) if derive else None
+    vals,grad = [],torch.empty_like(x, dtype=to_float(x[:0]).dtype) if derive else None
     if not total:
         shape = [n for i,n in enumerate(x.shape) if i!=axis]
         vals = torch.empty(shape, dtype=to_float(x[:0]).dtype, device=x.device)
@@ -349,7 +355,7 @@ def safe_nll(
 # %% ../nbs/00_core.ipynb #bebb5e20
 prob_scores = Scores('probs', safe_nll, lambda p,i: safe_nll(p.gather(1, i.unsqueeze(1)).squeeze(1)))
 
-# %% ../nbs/00_core.ipynb #1e57a7ec
+# %% ../nbs/00_core.ipynb #38c96bb8
 def one_hot(
     index:Tensor, # (M, *) class indices
     like:Tensor, # (M, C, *) scores
@@ -358,6 +364,23 @@ def one_hot(
     classes = torch.arange(like.shape[1], device=like.device)
     # not F.one_hot, which looks at the values
     return (index.unsqueeze(1) == classes.reshape(-1, *[1]*(like.ndim-2))).to(like.dtype)
+
+# %% ../nbs/00_core.ipynb #40a9878e
+def reduce_once(
+    reduction, # 'mean', 'sum' or 'none'; or a callable (loss, norm)
+    f, # callable: reduction -> a sum of losses that all count positions alike
+):
+    "`f(reduction)`, where a callable reduction sees the values of the sum and not of each part"
+    if not callable(reduction): return f(reduction)
+    norms = []
+    def values(loss, norm):
+        norms.append(norm)
+        return loss
+    return reduction(f(values), norms[0])
+
+def mean_weight(target, weight):
+    "The weight of each position; autocast would round the factors of an einsum"
+    with torch.autocast(target.device.type, enabled=False): return torch.einsum('nc...,c->n...', target, weight)
 
 def uniform(like): return like.new_full((1,)*like.ndim, 1/like.shape[1]).expand_as(like)
 
@@ -392,7 +415,7 @@ def class_sum(
         if v.isfinite().all(): return v
     return blockwise(f, scores, *args, axis=1, slope=slope)
 
-# %% ../nbs/00_core.ipynb #6ab89b3d
+# %% ../nbs/00_core.ipynb #e4fa0171
 def class_loss(
     scores:Tensor, # (N, C, *) logits, or what `kind` says
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -416,6 +439,10 @@ def class_loss(
     check_range(smoothing, 'label_smoothing', 0, 1)
     x,y,pos = class_batch(scores, target, axis, ignore_index, kind.name)
     weight,scale = check_weight(weight, x),check_weight(scale, x, 'alpha')
+    if sample_weight is not None: # lest a NaN in what is left out reach the gradient
+        one = x.select(1, 0)
+        none = expand_weight(sample_weight, one.reshape(pos)).reshape(one.shape)==0
+        x = x.masked_fill(none.unsqueeze(1), 0.)
     if whole is None: value = value or identity
     both = weight if scale is None else scale if weight is None else weight*scale
     hard,norm = not y.is_floating_point(),None
@@ -424,9 +451,10 @@ def class_loss(
         # nothing to leave out, so no need to mask
         if can_read(y) and valid.all(): norm = valid = None
         # an ignored index may lie outside the classes: any class will do, since it is left out
-        else: y = torch.where(valid, y, 0)
+        # and any scores, lest a NaN in them reach the gradient
+        else: x,y = x.masked_fill(~valid.unsqueeze(1), 0.),torch.where(valid, y, 0)
         if weight is not None: norm = weight[y] if valid is None else weight[y]*valid
-    elif weight is not None: norm = torch.einsum('nc...,c->n...', y, weight)
+    elif weight is not None: norm = mean_weight(y, weight)
     if hard and value is not None and (smoothing or smooth is None):
         # a smoothed index is (1-smoothing) of its class and smoothing of all, so no target is built
         if value is identity and kind.ce: loss = kind.ce(x, y, both, smoothing)
@@ -447,12 +475,12 @@ def class_loss(
                 v = whole(nll, y if smooth is None else smooth(y))
                 return (v[0],lambda: kind.back(nll, v[1]())) if slope else v
             loss = blockwise(f, x, y, axis=1, slope=slope)
-            if both is not None: loss = loss*torch.einsum('nc...,c->n...', y, both)
+            if both is not None: loss = loss*mean_weight(y, both)
     if hard and valid is not None: loss = torch.where(valid, loss, 0.)
     if norm is not None: norm = norm.reshape(pos)
     return reduce(loss.reshape(pos), reduction, sample_weight, norm)
 
-# %% ../nbs/00_core.ipynb #2dc3fd8a
+# %% ../nbs/00_core.ipynb #3e22af10
 def binary_loss(
     logits:Tensor, # (N, *) scores, any float dtype
     target:Tensor, # (N, *) 0 or 1, or probabilities in between; any dtype
@@ -472,7 +500,8 @@ def binary_loss(
     norm = None
     if ignore_index is not None:
         norm = y!=ignore_index
-        y = torch.where(norm, y, 0.)
+        x,y = torch.where(norm, x, 0.),torch.where(norm, y, 0.)
+    if sample_weight is not None: x = torch.where(expand_weight(sample_weight, x)==0, 0., x)
     if weight is None and norm is None and sample_weight is None and reduction in ('mean','sum'):
         total = blockwise(value, x, y, *args, total=True, slope=slope)
         return total if reduction=='sum' else total/max(x.numel(), 1)
@@ -483,7 +512,7 @@ def binary_loss(
         loss,norm = loss*w,w.expand_as(loss) if norm is None else norm*w
     return reduce(loss, reduction, sample_weight, norm)
 
-# %% ../nbs/00_core.ipynb #0c4ca996
+# %% ../nbs/00_core.ipynb #a9f2765f
 def binary_batch(
     logits:Tensor, # (N, *) scores, any float dtype
     target:Tensor, # (N, *) of any dtype
@@ -498,9 +527,10 @@ def binary_batch(
     if x.shape != y.shape:
         raise ValueError(f'target must have the shape of {name}, {tuple(x.shape)}, got {tuple(y.shape)}')
     if y.device != x.device: raise ValueError(f'target must be on {x.device}, got {y.device}')
+    if y.is_complex(): raise TypeError(f'target must not be complex, got {y.dtype}')
     return x,y.to(torch.float if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
 
-# %% ../nbs/00_core.ipynb #1dfb5b6a
+# %% ../nbs/00_core.ipynb #e6066985
 class Loss(nn.Module):
     "A loss function with its parameters, for a training loop"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
@@ -510,7 +540,9 @@ class Loss(nn.Module):
         self.names = tuple(params)
         for k,v in params.items():
             if isinstance(v, (list,tuple)): v = torch.tensor(v, dtype=torch.float)
-            if isinstance(v, Tensor) and not isinstance(v, nn.Parameter): self.register_buffer(k, v)
+            tensor = isinstance(v, Tensor) and not isinstance(v, nn.Parameter)
+            # a weight may also come later, and is a buffer then too
+            if tensor or v is None and k in ('weight','pos_weight'): self.register_buffer(k, v)
             else: setattr(self, k, v)
         # an empty batch costs nothing and makes the function check its parameters now, not in a fit
         self(*self.example(0))

@@ -103,8 +103,8 @@ def check_probs(
     lo,hi = probs.detach().aminmax()
     if lo<0 or hi>1: raise ValueError(f'probs must be in [0, 1], got {(lo if lo<0 else hi).item():g}')
 
-# %% ../nbs/10_cross_entropy.ipynb #b51a75da
-log_prob_scores = Scores('log_probs', lambda x: -x, lambda x,i: F.nll_loss(x, i, reduction='none'))
+# %% ../nbs/10_cross_entropy.ipynb #f8c9cbd8
+log_prob_scores = Scores('log_probs', lambda x: -x, lambda x,i: -x.gather(1, i.unsqueeze(1)).squeeze(1))
 
 def nll_loss(
     log_probs:Tensor, # (N, C, *) logarithms of probabilities, any float dtype

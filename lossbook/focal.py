@@ -14,11 +14,11 @@ __all__ = ['log_sigmoids', 'power', 'focal_item', 'check_exponent', 'sides', 'bi
            'focal_value', 'focal_rows', 'focal_loss_with_logits', 'BinaryFocalLoss', 'FocalLoss', 'init_prior_bias',
            'ohem', 'OHEM', 'asymmetric_loss_with_logits', 'AsymmetricLoss', 'poly_loss_with_logits', 'PolyLoss']
 
-# %% ../nbs/13_focal.ipynb #ac299914
+# %% ../nbs/13_focal.ipynb #9b6aacdc
 import math, torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .core import BinaryLoss, ClassLoss, Loss, along_axis, binary_loss, check_range, class_loss
-from .core import needs_formula, reduce, to_float
+from .core import BinaryLoss, ClassLoss, Loss, along_axis, binary_batch, binary_loss, check_range, class_loss
+from .core import needs_formula, reduce, reduce_once, to_float
 
 # %% ../nbs/13_focal.ipynb #8e04a031
 def log_sigmoids(
@@ -76,7 +76,7 @@ def sides(alpha, pos_weight, logits, axis):
     if pos_weight is not None: pos = pos*factor(pos_weight, 'pos_weight')
     return pos,neg
 
-# %% ../nbs/13_focal.ipynb #6c11d7e3
+# %% ../nbs/13_focal.ipynb #9c42c690
 def binary_focal_loss_with_logits(
     logits:Tensor, # (N, *) scores, any float dtype
     target:Tensor, # (N, *) 0 or 1, or probabilities in between; any dtype
@@ -94,6 +94,7 @@ def binary_focal_loss_with_logits(
     "Focal loss of independent labels (Lin et al. 2017, eq. 5)"
     check_exponent(gamma)
     check_range(label_smoothing, 'label_smoothing', 0, 1)
+    binary_batch(logits, target) # checks them
     plain_bce = gamma==0 and alpha is None and pos_weight is None
     pos,neg = (-o for o in sides(alpha, pos_weight, logits, axis))
     args = ()
@@ -142,7 +143,7 @@ def focal_rows(
         return (y*(w*lp)).sum(1).neg(),slope
     return rows
 
-# %% ../nbs/13_focal.ipynb #5984a253
+# %% ../nbs/13_focal.ipynb #74e70947
 def focal_loss_with_logits(
     logits:Tensor, # (N, C, *) scores, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -160,10 +161,12 @@ def focal_loss_with_logits(
     check_exponent(gamma)
     if alpha is not None: check_range(alpha, 'alpha', 0)
     each = isinstance(alpha, Tensor)
-    loss = class_loss(logits, target, focal_value(gamma), reduction, rows=focal_rows(gamma) if gamma else None,
-        smoothing=label_smoothing, scale=alpha if each else None, weight=weight,
-        sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
-    return loss if each or alpha is None else alpha*loss
+    def total(reduction):
+        loss = class_loss(logits, target, focal_value(gamma), reduction, rows=focal_rows(gamma) if gamma else None,
+            smoothing=label_smoothing, scale=alpha if each else None, weight=weight,
+            sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
+        return loss if each or alpha is None else alpha*loss
+    return reduce_once(reduction, total)
 
 # %% ../nbs/13_focal.ipynb #2b850b5a
 class BinaryFocalLoss(BinaryLoss):
@@ -211,7 +214,7 @@ def init_prior_bias(
     nn.init.constant_(layer.bias, math.log(prior) - math.log1p(-prior))
     return layer
 
-# %% ../nbs/13_focal.ipynb #94bd1259
+# %% ../nbs/13_focal.ipynb #259a1329
 def ohem(
     loss:Tensor, # (N, *) one value per position
     keep:float=.25, # the fraction of positions to keep, in (0, 1], rounded up
@@ -229,6 +232,7 @@ def ohem(
     if per_example and loss.ndim<2:
         raise ValueError(f'per_example needs a loss of shape (N, *), got {tuple(loss.shape)}')
     if norm is None: norm = torch.ones_like(loss)
+    elif norm.shape!=loss.shape: raise ValueError(f'norm must have shape {tuple(loss.shape)}, got {tuple(norm.shape)}')
     shape = (loss.shape[0],-1) if per_example and loss.numel() else (1,-1)
     counts = (norm>0).reshape(shape)
     values = loss.detach().reshape(shape).masked_fill(~counts, -torch.inf)

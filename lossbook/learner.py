@@ -22,7 +22,7 @@ from .core import Loss, check_batch, plain
 from .plot import label_lines, styled
 from .span import best_span, span_exact_match, span_f1, span_jaccard, two_ends
 
-# %% ../nbs/60_learner.ipynb #4dc05ace
+# %% ../nbs/60_learner.ipynb #2ae8c8be
 class TensorSpan(TensorBase):
     "A start and an end, both inclusive"
     def show(self, ctx=None, **kwargs):
@@ -36,6 +36,7 @@ class TensorSpan(TensorBase):
 
 class SpanTransform(DisplayedTransform):
     "A pair of positions to a `TensorSpan`"
+    def __call__(self, o, **kwargs): return super().__call__(list(o) if isinstance(o, tuple) else o, **kwargs)
     def encodes(self, o): return TensorSpan([int(i) for i in o])
 
 def SpanBlock():
@@ -124,13 +125,14 @@ class RecordParts(Callback):
         "Draw the parts over the batches"
         return self.draw(self.values(), ax=ax)
 
-# %% ../nbs/60_learner.ipynb #cb4f7fe7
+# %% ../nbs/60_learner.ipynb #ed237a89
 class TensorSoftLabel(TensorBase):
     "A distribution over classes, or the class that was decoded"
 
 class SoftLabelTransform(DisplayedTransform):
     "A sequence of probabilities to a `TensorSoftLabel`, and back to words"
     def __init__(self, vocab): self.vocab,self.c = vocab,len(vocab)
+    def __call__(self, o, **kwargs): return super().__call__(list(o) if isinstance(o, tuple) else o, **kwargs)
     def encodes(self, o):
         if len(o)!=self.c: raise ValueError(f'a soft label must have {self.c} probabilities, got {len(o)}')
         return TensorSoftLabel([float(p) for p in o])

@@ -18,18 +18,18 @@ __all__ = ['softmax_scores', 'prob_rows', 'terms', 'classification_mae_with_logi
            'SymmetricCrossEntropy', 'tempered_nll', 'tempered_scores', 'tempered_softmax',
            'bi_tempered_loss_with_logits', 'BiTemperedLoss']
 
-# %% ../nbs/12_noisy_labels.ipynb #bc99efa9
+# %% ../nbs/12_noisy_labels.ipynb #6d13ef76
 import torch
 from functools import partial
 from torch import Tensor
-from .core import ClassLoss, Scores, check_range, class_loss, logit_scores, to_float
+from .core import ClassLoss, Scores, check_range, class_loss, logit_scores, reduce_once, to_float
 from .soft_labels import smoother, soft_label_cross_entropy_with_logits
 
 # %% ../nbs/12_noisy_labels.ipynb #e6f494fe
 softmax_scores = Scores('logits', lambda x: x.softmax(1), lambda x,i: x.softmax(1).gather(1, i[:,None])[:,0],
     lambda p,g: p*(g-(p*g).sum(1, keepdim=True)))
 
-# %% ../nbs/12_noisy_labels.ipynb #2b388b62
+# %% ../nbs/12_noisy_labels.ipynb #79fd6e6f
 def classification_mae_with_logits(
     logits:Tensor, # (N, C, *) scores, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -44,7 +44,7 @@ def classification_mae_with_logits(
     def value(p): return 2-2*p,None
     def whole(p, y):
         missing = (y-p).clamp(min=0) # what one class lacks, the others have too much
-        return 2*missing.sum(1)+1-y.sum(1),lambda: -2*missing.sign()
+        return 2*missing.sum(1)+1-y.sum(1),lambda: -2*(y>=p).to(p.dtype)
     return class_loss(logits, target, value, reduction, whole=whole, slope=True, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, axis=axis, kind=softmax_scores)
 
@@ -212,7 +212,7 @@ def as_term(
     if term in terms: return terms[term]
     raise ValueError(f'{name} must be a loss or one of {list(terms)}, got {term!r}')
 
-# %% ../nbs/12_noisy_labels.ipynb #55094bdd
+# %% ../nbs/12_noisy_labels.ipynb #43a82b50
 def active_passive_loss_with_logits(
     logits:Tensor, # (N, C, *) scores, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -230,9 +230,10 @@ def active_passive_loss_with_logits(
     "alpha * active + beta * passive (Ma et al. 2020, section 4)"
     check_range(alpha, 'alpha', 0)
     check_range(beta, 'beta', 0)
-    kwargs = dict(reduction=reduction, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
-    return (alpha*as_term(active, 'active')(logits, target, **kwargs)
-        + beta*as_term(passive, 'passive')(logits, target, **kwargs))
+    kwargs = dict(weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
+    def total(reduction): return (alpha*as_term(active, 'active')(logits, target, reduction=reduction, **kwargs)
+        + beta*as_term(passive, 'passive')(logits, target, reduction=reduction, **kwargs))
+    return reduce_once(reduction, total)
 
 # %% ../nbs/12_noisy_labels.ipynb #48783d2c
 class ActivePassiveLoss(ClassLoss):

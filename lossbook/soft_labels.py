@@ -12,10 +12,10 @@ is PyTorch's cross entropy, which is its parent and all that plain hard labels n
 __all__ = ['smooth_soft_labels', 'smoother', 'soft_label_cross_entropy_with_logits', 'soft_label_cross_entropy',
            'SoftLabelCrossEntropy']
 
-# %% ../nbs/11_soft_labels.ipynb #a0dc6c42
+# %% ../nbs/11_soft_labels.ipynb #00e09770
 import torch
 from torch import Tensor
-from .core import ClassLoss, check_range, class_loss, identity, prob_scores
+from .core import ClassLoss, check_range, Scores, class_loss, identity, safe_nll
 
 # %% ../nbs/11_soft_labels.ipynb #2f784cb0
 def smooth_soft_labels(
@@ -60,7 +60,7 @@ def soft_label_cross_entropy_with_logits(
     return class_loss(logits, target, identity, reduction, weight=weight, sample_weight=sample_weight,
         ignore_index=ignore_index, axis=axis, **smoother(alpha))
 
-# %% ../nbs/11_soft_labels.ipynb #941cd8ff
+# %% ../nbs/11_soft_labels.ipynb #25258b8e
 def soft_label_cross_entropy(
     probs:Tensor, # (N, C, *) probabilities, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -73,8 +73,10 @@ def soft_label_cross_entropy(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "`soft_label_cross_entropy_with_logits` for a prediction that is already a distribution"
+    def nll(p): return safe_nll(p, probs.dtype) # the slope has to fit float16
+    kind = Scores('probs', nll, lambda p,i: nll(p.gather(1, i.unsqueeze(1)).squeeze(1)))
     return class_loss(probs, target, identity, reduction, weight=weight, sample_weight=sample_weight,
-        ignore_index=ignore_index, axis=axis, **smoother(alpha), kind=prob_scores)
+        ignore_index=ignore_index, axis=axis, **smoother(alpha), kind=kind)
 
 # %% ../nbs/11_soft_labels.ipynb #c295ba22
 class SoftLabelCrossEntropy(ClassLoss):
