@@ -415,7 +415,7 @@ def class_sum(
         if v.isfinite().all(): return v
     return blockwise(f, scores, *args, axis=1, slope=slope)
 
-# %% ../nbs/00_core.ipynb #e4fa0171
+# %% ../nbs/00_core.ipynb #a9bc46f2
 def class_loss(
     scores:Tensor, # (N, C, *) logits, or what `kind` says
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
@@ -443,7 +443,7 @@ def class_loss(
         one = x.select(1, 0)
         none = expand_weight(sample_weight, one.reshape(pos)).reshape(one.shape)==0
         x = x.masked_fill(none.unsqueeze(1), 0.)
-    if whole is None: value = value or identity
+    if whole is None and value is None: value = identity
     both = weight if scale is None else scale if weight is None else weight*scale
     hard,norm = not y.is_floating_point(),None
     if hard:
