@@ -2,11 +2,10 @@
 
 Modules:
 
-- `lossbook.all`: `from lossbook.all import *` for a notebook, or for trying things out
-- `lossbook.blocks`: From the value of one class to a loss, and how it stays quick
+- `lossbook.all`: `from lossbook.all import *` for a notebook, `import lossbook as lb` for a program
 - `lossbook.catalog`: Every loss of the book in one table, with what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
-- `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class
+- `lossbook.core`: What all losses share: shapes, targets, weights, reductions, checks and the base class
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss
@@ -16,3 +15,29 @@ Modules:
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be"""
 
 __version__ = "0.0.1"
+
+# nbdev writes what stands above and leaves the rest of this file alone
+import sys
+from functools import cache
+from importlib import import_module
+
+@cache
+def _names():
+    "{name: module} of all that the chapters export, read from their sources, since importing them takes seconds"
+    import ast, re
+    from pkgutil import get_data
+    from ._modidx import d
+    mods = sorted((o.partition('.')[2] for o in d['syms']), key=lambda o: o!='core')
+    res = {}
+    for m in mods:
+        names = re.search(r'^__all__ = (\[.*?\])', get_data(__name__, f'{m}.py').decode(), re.M|re.S)
+        if names and m!='all': res = {**dict.fromkeys(ast.literal_eval(names[1]), m), **res}
+    return {**res, **dict(zip(mods, mods))} # `lossbook.catalog` is the module, though it has a function of its name
+
+def __getattr__(name):
+    m = None if name.startswith('_') else _names().get(name)
+    if m is None: raise AttributeError(f'module {__name__!r} has no attribute {name!r}', name=name, obj=sys.modules[__name__])
+    mod = import_module(f'{__name__}.{m}')
+    return mod if m==name else getattr(mod, name)
+
+def __dir__(): return sorted({*_names(), *(o for o in globals() if o.startswith('__'))})
