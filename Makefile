@@ -53,7 +53,7 @@ check-notebooks:
 check-contract:
 	@$(PY) -m pytest
 check-style:
-	@$(BIN)/chkstyle nbs tools tests setup.py
+	@$(PY) tools/style.py nbs tools tests setup.py
 check-fresh:
 	@$(PY) tools/docs.py fresh
 

@@ -22,7 +22,7 @@ root = Path(__file__).resolve().parents[1]
 nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
 site,katex = proc/'docs',root/'tools'/'katex'
 lib = get_config(root).lib_name
-parts = {0: 'Tools of the book', 1: 'Classification', 2: 'Spans', 3: 'Regression',
+parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
     4: 'Margins and pairs', 6: 'fastai and the catalogue'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
 origin,findings = {},[]  # the notebook of each page; what is wrong
@@ -71,8 +71,9 @@ class Links:
     doclink = re.compile(r'\[(`[^`]*`)\]\([^()\s]*\)')
     fragment = re.compile(r'(\.ipynb#)([^\s()"]+)')
 
-    def __init__(self, page, entries, modules):
-        self.page,self.entries,self.modules,self.lookup = page,entries,modules,NbdevLookup()
+    def __init__(self, page, entries, helpers, modules):
+        self.page,self.entries,self.helpers,self.modules = page,entries,helpers,modules
+        self.lookup = NbdevLookup()
         fastai = [k for k in self.lookup.syms if re.match(r'fastai\.[\w.]+\.[A-Z]\w+$', k)]
         self.fastai = {k.split('.')[-1]: k for k in fastai}
 
@@ -83,7 +84,8 @@ class Links:
         ids = self.entries.get(page, {})
         def match(f): return sorted((n for n in ids if n.lower() == f), key=lambda n: n not in txt)
         for n in match(frag) or match(frag.rpartition('.')[0]): return f'/{page}#{ids[n]}'
-        if not frag.startswith('_'): find(self.page, f'doclink that leads nowhere: {txt} on {page}')
+        if frag.startswith('_') or frag.partition('.')[0] in self.helpers.get(page, ()): return
+        find(self.page, f'doclink that leads nowhere: {txt} on {page}')
 
     def symbol(self, s):
         "Where a symbol goes that nbdev has not linked: `F.relu`, `Learner`, `lossbook.core`"
@@ -110,6 +112,11 @@ class Links:
                 l = self.fragment.sub(lambda m: m[1]+m[2].lower(), l)  # Jupyter writes #The-idea
             out.append(l)
         return '\n'.join(out)
+
+def helper_names(code):
+    "What the `exporti` cells of a notebook define, in lower case as nbdev's links have it"
+    cells = [c for c in code if re.search(r'^#\|\s*exporti\b', c, re.M)]
+    return {n.lower() for c in cells for n in re.findall(r'^(?:async )?(?:def|class) (\w+)', c, re.M)}
 
 def exists(s):
     "Is `s` a module or an attribute of one?"
@@ -140,21 +147,36 @@ def entry(cell, after, classes, ids):
     md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{ids[name]} .entry}}', md, count=1, flags=re.M)
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
     new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)', '', sig[0]) if sig else ''
-    if name in classes: new = new.replace(f'def {name}', f'class {name}')
+    if name in classes:  # one that is made `of` a function has that function's comment on what it returns
+        new = re.sub(r'^\)(->.*)?:.*', '):', new.replace(f'def {name}', f'class {name}'), flags=re.M)
     if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''
     return mk_cell(f'{md.replace(sig[0], "")}\n\n{new}' if sig else md, 'markdown')
 
 def in_order(cells, code):
-    "nbdev documents the definitions of a cell backwards, around it: put them in order, before it"
+    "nbdev adds entries for the definitions of a cell backwards, around it: put them in order, before it"
     define,res = r'^(?:async )?(?:def|class) (\w+)',[]
     pos = {n: i for i,n in enumerate(re.findall(define, code, re.M))}
-    def name(c): return shown(c).split('.')[-1]
+    def name(c): return shown(c).split('.')[-1] if getattr(c, 'has_sd', False) else ''
     for c in cells:
         last = res[-1].source if res else ''
         own = re.findall(define, last, re.M) if '#| exports' in last else ()
         res.insert(len(res) - (name(c) in own), c)
     runs = [list(g) for _,g in groupby(res, lambda c: name(c) in pos)]
     return [c for g in runs for c in sorted(g, key=lambda c: pos.get(name(c), 0))]
+
+def kept(cell):
+    "nbdev deletes the code that is not for the page: all but what stands folded on it"
+    d = cell.directives_
+    folded = 'exporti' in d and d.get('code-fold') in ('', 'true') and 'hide' not in d
+    unshown = {'export', 'exporti', 'hide', 'default_exp'} & d.keys()
+    if cell.cell_type == 'code' and unshown and not folded: del cell['source']
+
+def fold(src):
+    "The source of a cell without nbdev's directives; what is folded says so on its summary"
+    src = re.sub(r'\A#\| code-fold: show\n#\| code-summary: .*\n', '', src)  # of every `exports` cell
+    folded = re.search(r'^#\| exporti\b', src, re.M) and not re.search(r'^#\| code-summary:', src, re.M)
+    src = re.sub(r'^#\| export[is]?:.*\n', '', src, flags=re.M)
+    return f'#| code-summary: "Implementation"\n{src}' if folded else src
 
 def mend(nb, ids, code, links):
     "Change what smalldocs reads otherwise than Quarto"
@@ -175,8 +197,7 @@ def mend(nb, ids, code, links):
             nb.cells[i] = entry(c, after, classes, ids)
             nb.cells[i].set_source(links(nb.cells[i].source))
         else:
-            drop = r'^#\| (code-fold|code-summary|exports):.*\n'
-            c.set_source(re.sub(drop, '', c.source, flags=re.M))
+            c.set_source(fold(c.source))
             for o in c.outputs:
                 if 'text' in o: o['text'] = settled(o['text'])
                 d = o.get('data', {})
@@ -184,15 +205,19 @@ def mend(nb, ids, code, links):
 
 def stage():
     "Process the notebooks into _proc, under the names of their pages; gives the sidebar's entries"
-    from nbdev.serve import proc_nbs
+    from nbdev import processors, serve
+    class Kept(processors.FilterDefaults):
+        def base_procs(self): return [kept if o is processors.rm_export else o for o in super().base_procs()]
+    serve.FilterDefaults = Kept
     _build_modidx()
     shutil.rmtree(proc, ignore_errors=True)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter('always')
-        try: proc_nbs(n_workers=0)
+        try: serve.proc_nbs(n_workers=0)
         except Exception as e: fail(f'nbdev cannot process the notebooks: {e}')
     staged = {p: read_nb(proc/p) for p in notebooks()}
     code = {p: '\n'.join(sources(p)) for p in staged}
+    helpers = {page_of(p): helper_names(sources(p)) for p in staged}
     for w in sorted({str(w.message) for w in warned if 'imports and other code' in str(w.message)}):
         line = next(l for l in w.split('---')[1].splitlines() if 'import' in l)
         page = next((page_of(p) for p in code if line in code[p].splitlines()), 'nbs')
@@ -201,27 +226,43 @@ def stage():
     exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
     modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
     for p,nb in staged.items():
-        mend(nb, entries[page_of(p)], code[p], Links(page_of(p), entries, modules))
+        mend(nb, entries[page_of(p)], code[p], Links(page_of(p), entries, helpers, modules))
         (proc/p).unlink()
         write_nb(nb, (proc/page_of(p)).with_suffix('.ipynb'))
     return sidebar(staged)
 
 def sidebar(pages):
-    "The parts of the book by the tens of the file number, then folders, then the other pages"
-    groups = {}
-    for p in sorted(pages, key=lambda p: (not p.name[0].isdigit(), len(p.parts) == 1, p)):
-        part = parts.get(int(p.name[0]), 'More chapters') if p.name[0].isdigit() else 'Appendix'
-        if len(p.parts) > 1: part = p.parts[0].replace('_', ' ').capitalize()
-        groups.setdefault(part, []).append(Path(page_of(p)).with_suffix('.ipynb').as_posix())
-    if 'Appendix' in groups: groups['Appendix'].remove('index.ipynb')
-    return ['index.ipynb'] + [dict(section=k, contents=v) for k,v in groups.items() if v]
+    "A reader's order: the losses by the tens of the file number, folders, the rest, and last part 0"
+    def section(p):
+        if len(p.parts) > 1: return 5,p.parts[0].replace('_', ' ').capitalize()
+        if not p.name[0].isdigit(): return 7,'More pages'
+        n = int(p.name[0])
+        return n or 9,parts.get(n, 'More chapters')
+    first,groups = [Path(o) for o in ('index.ipynb', '62_which_loss.ipynb') if Path(o) in pages],{}
+    for p in sorted(set(pages) - set(first), key=lambda p: (section(p), p)):
+        groups.setdefault(section(p)[1], []).append(link_of(p))
+    return [link_of(p) for p in first] + [dict(section=k, contents=v) for k,v in groups.items()]
+
+def link_of(p): return Path(page_of(p)).with_suffix('.ipynb').as_posix()
 
 # ---- _proc/ -> docs/
+
+def skip_folded(rules):
+    "Have smalldocs leave folded code out of the search index"
+    search_text = rules.search_text
+    def unfolded(self, state):
+        tokens = state.tokens
+        state.tokens = [t for t in tokens if 'code-fold="true"' not in t.info]
+        search_text(self, state)
+        state.tokens = tokens
+    rules.search_text = unfolded
 
 def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
+    from smalldocs.markdown import Rules
+    skip_folded(Rules)
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
