@@ -7,6 +7,7 @@ NOTEBOOKS = $(wildcard nbs/*.ipynb nbs/tutorials/*.ipynb)
 LONG = nbs/benchmarks.ipynb nbs/tutorials/%
 # two notebooks side by side, one thread and one process each: in a shared process they see each other's state
 each = printf '%s\n' $(2) | OMP_NUM_THREADS=1 xargs -P 2 -I{} sh -c '$(BIN)/nbdev-test $(1) {} >/dev/null && echo "passed {}"'
+write_lib = $(BIN)/nbdev-export && $(PY) tools/stubs.py
 export MPLBACKEND := agg
 
 help: ## this list
@@ -32,12 +33,12 @@ tools:
 	@touch $@
 
 book: .venv/ready ## export, run the quickstart, render the site to docs/
-	@$(BIN)/nbdev-export
+	@$(write_lib)
 	@$(PY) tools/docs.py quickstart
 	@$(PY) tools/docs.py build
 
 docs: .venv/ready ## render the site to docs/ and write README.md
-	@$(BIN)/nbdev-export
+	@$(write_lib)
 	@$(PY) tools/docs.py build
 
 PARTS := notebooks contract style fresh
@@ -66,11 +67,11 @@ bench: .venv/bench ## time the losses against their peers and save the outputs
 	@$(BIN)/nbdev-clean
 
 save: .venv/bench ## export, then run every notebook and save its outputs
-	@$(BIN)/nbdev-export
+	@$(write_lib)
 	@$(call each,--save,$(filter-out $(LONG),$(NOTEBOOKS)))
 	@$(BIN)/nbdev-clean
 
 clean: ## remove the environment and everything that is built, but not docs/
-	@rm -rf .venv _proc build dist *.egg-info quickstart.png .pytest_cache .hypothesis
+	@rm -rf .venv _proc build dist *.egg-info quickstart.png .pytest_cache .mypy_cache .hypothesis
 
 .PHONY: help tools book docs test check-notebooks check-contract check-style check-fresh evidence bench save clean

@@ -2,7 +2,7 @@
 generated files that are stale, `quickstart` runs the landing page. nbdev processes the notebooks
 and smalldocs renders them; here stands what those two leave undone. docs/ comes out the same,
 byte for byte, from any folder."""
-import base64, hashlib, json, os, re, shutil, sys, time, warnings
+import base64, hashlib, json, os, re, shutil, subprocess, sys, time, warnings
 from argparse import ArgumentParser
 from html import unescape
 from html.parser import HTMLParser
@@ -426,6 +426,7 @@ def fresh():
     "Export, clean and build in place, and name each file that this changes"
     old = digests()
     nbdev_export()
+    subprocess.run([sys.executable, root/'tools'/'stubs.py'], check=True)
     nbdev_clean()
     build()
     new = digests()
