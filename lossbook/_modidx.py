@@ -221,6 +221,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lossbook.core.BinaryLoss.decodes': ('core.html#binaryloss.decodes', 'lossbook/core.py'),
                                'lossbook.core.BinaryLoss.example': ('core.html#binaryloss.example', 'lossbook/core.py'),
                                'lossbook.core.BinaryLoss.forward': ('core.html#binaryloss.forward', 'lossbook/core.py'),
+                               'lossbook.core.BinaryLoss.reduced': ('core.html#binaryloss.reduced', 'lossbook/core.py'),
                                'lossbook.core.ClassLoss': ('core.html#classloss', 'lossbook/core.py'),
                                'lossbook.core.ClassLoss.activation': ('core.html#classloss.activation', 'lossbook/core.py'),
                                'lossbook.core.ClassLoss.check_values': ('core.html#classloss.check_values', 'lossbook/core.py'),

@@ -379,7 +379,10 @@ class ClassLoss(Loss):
         sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
     )->Tensor: # () or (N, *) for 'none'
         "The loss of a batch"
-        return self.reduced(self.reduction, logits, target, sample_weight=sample_weight)
+        return self.reduced(self.reduction, logits, target, sample_weight)
+
+    def reduced(self, reduction, logits, target, sample_weight=None):
+        return super().reduced(reduction, logits, target, sample_weight=sample_weight)
 
     def activation(self, x): return x.softmax(self.axis)
     def decodes(self, x): return x.argmax(self.axis)
@@ -403,7 +406,10 @@ class BinaryLoss(Loss):
         sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
     )->Tensor: # () or (N, *) for 'none'
         "The loss of a batch"
-        return self.reduced(self.reduction, logits, target, sample_weight=sample_weight)
+        return self.reduced(self.reduction, logits, target, sample_weight)
+
+    def reduced(self, reduction, logits, target, sample_weight=None):
+        return super().reduced(reduction, logits, target, sample_weight=sample_weight)
 
     def activation(self, x): return x.sigmoid()
     def decodes(self, x): return x>self.thresh
