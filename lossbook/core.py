@@ -87,14 +87,12 @@ def check_range(
         if value.is_complex(): raise TypeError(f'{name} must not be complex, got {value.dtype}')
         if value.ndim and not each: raise ValueError(f'{name} must be one number, got shape {tuple(value.shape)}')
         if not value.numel() or not can_read(value): return
-        least,most = (o.item() for o in plain(value).detach().to(torch.double).aminmax())
-        ok = in_range(least, lo, hi, open_lo) and in_range(most, lo, hi, open_lo)
-        value = value.tolist()
+        ends,value = [o.item() for o in plain(value).detach().to(torch.double).aminmax()],value.tolist()
     elif isinstance(value, bool) or not isinstance(value, (int,float)) and not isinstance(value, numbers.Real):
         raise TypeError(f'{name} must be a number, got {value!r}')
-    else: ok = in_range(value, lo, hi, open_lo)
-    if ok: return
-    rule = 'finite' if value in (inf,-inf) else range_rule(lo, hi, open_lo)
+    else: ends = [value]
+    if all(in_range(o, lo, hi, open_lo) for o in ends): return
+    rule = 'finite' if inf in ends or -inf in ends else range_rule(lo, hi, open_lo)
     raise ValueError(f'{name} must be {rule}, got {value}')
 
 # %% ../nbs/00_core.ipynb #5a7ce00f
