@@ -26,6 +26,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lossbook.blocks.needs_formula': ('blocks.html#needs_formula', 'lossbook/blocks.py'),
                                  'lossbook.blocks.no_counts': ('blocks.html#no_counts', 'lossbook/blocks.py'),
                                  'lossbook.blocks.one_hot': ('blocks.html#one_hot', 'lossbook/blocks.py'),
+                                 'lossbook.blocks.pool': ('blocks.html#pool', 'lossbook/blocks.py'),
                                  'lossbook.blocks.reduce_once': ('blocks.html#reduce_once', 'lossbook/blocks.py'),
                                  'lossbook.blocks.row_loss': ('blocks.html#row_loss', 'lossbook/blocks.py'),
                                  'lossbook.blocks.run_blocks': ('blocks.html#run_blocks', 'lossbook/blocks.py'),

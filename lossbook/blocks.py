@@ -12,9 +12,10 @@ and, if it should be faster than autograd, a *derivative* that is attached after
 __all__ = ['derivative_of', 'class_loss', 'binary_loss']
 
 # %% ../nbs/01_blocks.ipynb #b10c0016
-import torch, torch.nn.functional as F
+import os, threading, torch, torch.nn.functional as F
 import torch.autograd.forward_ad as fwad
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from math import inf, prod
@@ -307,21 +308,47 @@ def value_and_slope(f, x, args, derive):
 
 def run_blocks(f, x, args, axis, total, derive=None):
     "Value, one per item or the total, and derivative (True: autograd's) of `f`, a block at a time"
-    size = torch.get_num_threads()*2**16 if x.device.type=='cpu' else 2**25
+    def block(x, args): return value_and_slope(f, x, args, derive) if derive else (formula_value(f, x, args),None)
+    cpu,n = x.device.type=='cpu',torch.get_num_threads()
+    pooled = cpu and n>1 and x.numel()>2**16
+    size = min(2**17, -(-x.numel()//n)) if pooled else 2**17 if cpu else 2**25
     if x.numel()<=size:
-        v,grad = value_and_slope(f, x, args, derive) if derive else (formula_value(f, x, args),None)
+        v,grad = block(x, args)
         return (v.sum() if total else v),grad
-    vals,grad = [],torch.empty_like(x, dtype=to_float(x[:0]).dtype) if derive else None
-    if not total:
-        shape = [n for i,n in enumerate(x.shape) if i!=axis]
-        vals = torch.empty(shape, dtype=to_float(x[:0]).dtype, device=x.device)
-    for c in cuts(x.shape, size, axis):
-        xb,ab = x[c],[a[c] for a in args]
-        if derive: v,grad[c] = value_and_slope(f, xb, ab, derive)
-        else: v = formula_value(f, xb, ab)
-        if total: vals.append(v.sum())
-        else: vals[tuple(s for i,s in enumerate(c) if i!=axis)] = v
-    return (torch.stack(vals).sum() if total else vals),grad
+    def new(*shape): return torch.empty(shape, dtype=to_float(x[:0]).dtype, device=x.device)
+    todo = list(enumerate(cuts(x.shape, size, axis)))
+    vals = new(len(todo)) if total else new(*(m for i,m in enumerate(x.shape) if i!=axis))
+    grad,left = new(*x.shape) if derive else None,iter(todo)
+    inference = torch.is_inference_mode_enabled()
+    def work(): # modes belong to a thread
+        with torch.inference_mode(inference), torch.no_grad():
+            for i,c in left: # an iterator that the threads share
+                v,g = block(x[c], [a[c] for a in args])
+                if derive: grad[c] = g
+                if total: vals[i] = v.sum()
+                else: vals[tuple(s for j,s in enumerate(c) if j!=axis)] = v
+    if not pooled: work()
+    else: # wait for all of them
+        for o in [pool(n).submit(work) for _ in range(min(n, len(todo)))]: o.result()
+    return (vals.sum() if total else vals),grad
+
+# %% ../nbs/01_blocks.ipynb #b10c0025
+pools = {}
+
+def pool(n):
+    "`n` threads in which PyTorch's operations are serial; a forked process gets its own"
+    key = os.getpid(),n
+    if key not in pools:
+        start = threading.Barrier(n)
+        def serial():
+            torch.get_num_threads() # a thread's first call takes the default over, so it has to come before
+            torch.set_num_threads(1)
+            start.wait()
+        p = ThreadPoolExecutor(n, 'lossbook')
+        for o in [p.submit(serial) for _ in range(n)]: o.result()
+        torch.set_num_threads(n) # a thread sets itself, and the default of threads to come
+        pools[key] = p
+    return pools[key]
 
 # %% ../nbs/01_blocks.ipynb #6146a167
 class Blockwise(torch.autograd.Function):
