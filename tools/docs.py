@@ -372,7 +372,7 @@ def table(html):
 def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
-    if 'text' in o: return fence(settled(o['text']))
+    if 'text' in o: return fence(settled(o['text'])) if settled(o['text']).strip() else ''
     if 'image/png' in data:
         pic = digest(base64.b64decode(data['image/png']))
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
@@ -437,8 +437,6 @@ def fresh():
 def quickstart():
     "Run the code of the landing page, save its last figure and say what it reached"
     import matplotlib.pyplot as plt
-    from fastprogress import fastprogress
-    fastprogress.NO_BAR,fastprogress.print = True,lambda *a, **k: None  # a line per epoch, no bars
     ns = {'__name__': '__main__'}
     os.chdir(nbs)
     for c in read_nb('index.ipynb').cells:
