@@ -25,7 +25,6 @@ def collect()->dict: # name -> object
             if (e.name or '').partition('.')[0]=='lossbook': raise
             continue # a chapter on fastai, without fastai
         for k in m.__all__: res.setdefault(k, getattr(m, k))
-    res.pop('reduce', None)
     return res
 
 globals().update(collect())

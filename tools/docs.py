@@ -146,7 +146,9 @@ def entry(cell, after, classes, ids):
     md = re.sub(r'^(---|\[source\]\(.*)\n+', '', md, flags=re.M)
     md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{ids[name]} .entry}}', md, count=1, flags=re.M)
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
-    new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)', '', sig[0]) if sig else ''
+    new = sig[0] if sig else ''
+    new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)|\b(collections\.abc|typing)\.', '', new)
+    new = re.sub(r'^[^#\n]+', lambda m: m[0].replace(' | ', '|'), new, flags=re.M)
     if name in classes:  # one that is made `of` a function has that function's comment on what it returns
         new = re.sub(r'^\)(->.*)?:.*', '):', new.replace(f'def {name}', f'class {name}'), flags=re.M)
     if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''

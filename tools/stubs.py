@@ -61,7 +61,10 @@ def value_type(v, names):
     plain = t in (bool, int, float, str, dict, list, tuple, set)
     return t.__name__ if plain or names.get(t.__name__) is t else 'Any'
 
-def attribute(a): return re.sub(r' *\| *Sequence(\[[^]]*\])?', '', a)  # a list became a tensor
+def attribute(a, p):
+    "The type of what a constructor stores: a list of factors became a tensor"
+    a = re.sub(r' *\| *Sequence(\[[^]]*\])?', '', a)
+    return a if p.default is not None or a.endswith('None') or a == 'Any' else f'{a} | None'
 
 def method(node, f):
     "A method, with the decorators that say what it is"
@@ -79,8 +82,8 @@ def class_text(node, cls, names):
     defined = {o.name for o in node.body if isinstance(o, ast.FunctionDef)}
     if made and '__init__' not in defined and 'dataclass' not in decs:
         ann,params = notes(made),list(inspect.signature(made).parameters.values())[1:]
-        ann = {p.name: ann.get(p.name, 'Any') + (' | None' if p.default is None else '') for p in params}
-        body += [f'{k}: {attribute(a)}' for k,a in ann.items()]
+        ann = {p.name: attribute(ann.get(p.name, 'Any'), p) for p in params}
+        body += [f'{k}: {a}' for k,a in ann.items()]
         body.append(f'def __init__{signature(made, "None")}: ...')
     else: ann = {}
     for o in node.body:
