@@ -9,7 +9,7 @@ pages = {p.relative_to(root/'nbs').with_suffix('').as_posix(): p
 chapters = [k for k in pages if k[0].isdigit()]
 
 # pages that are not yet written in the form that these tests ask for; the list only gets shorter
-not_yet = {'00_core', '01_check', '02_plot', '10_cross_entropy', '11_soft_labels', '12_noisy_labels', '13_focal', '20_span',
+not_yet = {'02_check', '04_plot', '10_cross_entropy', '11_soft_labels', '12_noisy_labels', '20_span',
     '60_learner', '61_catalog', 'benchmarks', 'tutorials/label_noise', 'tutorials/spans'}
 
 def waiting(names): return [pytest.param(k, marks=[pytest.mark.xfail(run=False)]*(k in not_yet)) for k in names]
@@ -25,10 +25,10 @@ def housekeeping(c):
     return 'default_exp' in c.directives or all(re.match(r'from nbdev|import nbdev|nbdev_export\(\)', l) for l in bare(c.source))
 
 def shown(c):
-    "Does the code of this cell stand on the page? Unshown `#| export` does not, what is folded does"
+    "Does the code of this cell stand on the page? Unshown `#| export` does not, what is folded does, and `code-fold: show`"
     d = c.directives
     if housekeeping(c) or {'hide','remove-cell'} & d.keys() or off(d, 'include') or off(d, 'echo'): return False
-    if 'exporti' in d: return d.get('code-fold') in ('','true')
+    if 'exporti' in d: return 'code-fold' in d
     return 'export' not in d and not re.match(r'show_doc\(', '\n'.join(bare(c.source)))
 
 def visible(name):
@@ -74,7 +74,7 @@ def test_hidden_cells_are_rare(name):
 @pytest.mark.parametrize('name', waiting(pages))
 def test_shown_lines_fit(name):
     wide = [l for c in code_cells(name) if shown(c) for l in c.source.splitlines() if len(l)>100 and not l.startswith('#|')]
-    assert not wide, wide
+    assert not wide, '\n'.join(wide)
 
 @pytest.mark.parametrize('name', waiting(chapters))
 def test_reference(name):

@@ -167,18 +167,18 @@ def in_order(cells, code):
     return [c for g in runs for c in sorted(g, key=lambda c: pos.get(name(c), 0))]
 
 def kept(cell):
-    "nbdev deletes the code that is not for the page: all but what stands folded on it"
+    "nbdev deletes the code that is not for the page; `#| exporti` with `code-fold` is for it, folded or shown"
     d = cell.directives_
-    folded = 'exporti' in d and d.get('code-fold') in ('', 'true') and 'hide' not in d
+    wanted = 'exporti' in d and 'code-fold' in d and 'hide' not in d
     unshown = {'export', 'exporti', 'hide', 'default_exp'} & d.keys()
-    if cell.cell_type == 'code' and unshown and not folded: del cell['source']
+    if cell.cell_type == 'code' and unshown and not wanted: del cell['source']
 
 def fold(src):
     "The source of a cell without nbdev's directives; what is folded says so on its summary"
-    src = re.sub(r'\A#\| code-fold: show\n#\| code-summary: .*\n', '', src)  # of every `exports` cell
-    folded = re.search(r'^#\| exporti\b', src, re.M) and not re.search(r'^#\| code-summary:', src, re.M)
+    src = re.sub(r'^#\| code-fold: show\n(#\| code-summary: "Exported source"\n)?', '', src, flags=re.M)
     src = re.sub(r'^#\| export[is]?:.*\n', '', src, flags=re.M)
-    return f'#| code-summary: "Implementation"\n{src}' if folded else src
+    named = not re.search(r'^#\| code-fold:', src, re.M) or re.search(r'^#\| code-summary:', src, re.M)
+    return src if named else f'#| code-summary: "Implementation"\n{src}'
 
 def mend(nb, ids, code, links):
     "Change what smalldocs reads otherwise than Quarto"
