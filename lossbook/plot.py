@@ -61,11 +61,12 @@ def label_lines(
     names = [o.replace('(', '\n(', 1) if len(o)>20 else o for o in names]
     rows = 1+any('\n' in o for o in names)
     gap = rows*size*1.3*ax.figure.dpi/72/ax.get_window_extent().height
-    ends = sorted((min(max((o.get_ydata()[-1]-lo)/(hi-lo), 0), 1), i) for i,o in enumerate(lines))
+    last = [[xy for xy in o.get_xydata() if math.isfinite(xy[1])][-1] for o in lines] # a curve may end early
+    ends = sorted((min(max((y-lo)/(hi-lo), 0), 1), i) for i,(_,y) in enumerate(last))
     for y,(end,i) in zip(spread_apart([e for e,_ in ends], gap), ends):
         o = lines[i]
         look = dict(color=o.get_color(), lw=.8, ls=o.get_linestyle(), alpha=.6)
-        ax.annotate(names[i], (o.get_xdata()[-1], lo+end*(hi-lo)), (1.08,y), 'data', 'axes fraction',
+        ax.annotate(names[i], (last[i][0], lo+end*(hi-lo)), (1.08,y), 'data', 'axes fraction',
             va='center', size=size, annotation_clip=False,
             arrowprops=dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5), **look))
 
@@ -226,6 +227,7 @@ def plot_loss(
     n_classes:int=2, # classes of a loss on logits (N, C)
     task:str=None, # 'class' or 'binary'; by default what the loss is, or takes
     target:int=None, # the true class; by default 0, or 1 for a binary loss
+    n:int=201, # points of a curve
     ax=None, # matplotlib axes, or with `grad` a pair; by default new ones
 ):
     "Losses over the margin, the probability of the true class, or the error"
@@ -235,7 +237,7 @@ def plot_loss(
     xlabel = dict(margin=f'margin (logit of the true class minus {others})',
         prob='probability of the true class', error='error (prediction minus target)').get(x, 'x')
     for (name,loss),style in zip(losses.items(), line_styles(axs[0], len(losses))):
-        t,*ys = loss_curve(loss, x, lims, n_classes=n_classes, task=task, target=target)
+        t,*ys = loss_curve(loss, x, lims, n_classes=n_classes, task=task, target=target, n=n)
         for a,y in zip(axs, ys): a.plot(t.numpy(), y.numpy(), label=name, **style)
     axs[0].set(ylabel='loss')
     axs[-1].set(xlabel=xlabel)
