@@ -1,0 +1,81 @@
+"fastai's data blocks, metrics and callbacks on spans and soft labels"
+import pytest, torch
+from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock, defaults, nn, set_seed
+from fastai.callback.all import MixUp, ProgressCallback
+from torch import tensor
+from lossbook.learner import CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
+from lossbook.soft_labels import SoftLabelCrossEntropy
+from lossbook.span import SpanLoss, best_span, span_f1, span_jaccard
+
+@pytest.fixture(autouse=True)
+def no_bars(monkeypatch):
+    monkeypatch.setattr(defaults, 'callbacks', [o for o in defaults.callbacks if o is not ProgressCallback])
+
+@pytest.fixture
+def spans():
+    set_seed(42)
+    y = torch.randint(60, (120,2)).sort(1).values
+    inside = (torch.arange(60)>=y[:,:1]) & (torch.arange(60)<=y[:,1:])
+    return (inside+.4*torch.randn(120,60))[:,None],y
+
+def learner(data, loss, *cbs, **kwargs):
+    rows = list(zip(*data))
+    model = nn.Conv1d(1, 2, 9, padding=4)
+    return Learner(DataLoaders.from_dsets(rows[:80], rows[80:], bs=20, device='cpu'), model, loss, cbs=cbs, **kwargs)
+
+def fit(learn, *args, **kwargs):
+    with learn.no_logging(): learn.fit(*args, **kwargs)
+
+def test_parts(spans):
+    "One value of each part per training batch, from the last fit alone"
+    rec = RecordParts()
+    learn = learner(spans, SpanLoss(), rec, CheckBatch())
+    fit(learn, 1)
+    fit(learn, 2)
+    learn.validate()
+    vals = rec.values()
+    assert list(vals)==['start','end','distance'] and all(len(v)==8 for v in vals.values())
+
+def test_decodes(spans):
+    "Decoded predictions are the most probable spans, and a metric measures those"
+    learn = learner(spans, SpanLoss(), metrics=[SpanJaccard(), SpanF1(), SpanExactMatch()])
+    fit(learn, 1)
+    preds,targs,dec = learn.get_preds(with_decoded=True)
+    assert dec.equal(best_span(*preds.log().unbind(1)))
+    _,jac,f1,_ = learn.validate()
+    torch.testing.assert_close(tensor([jac,f1]), torch.stack([f(dec, targs).mean() for f in (span_jaccard,span_f1)]))
+
+@pytest.mark.parametrize('two', [False,True])
+def test_metric_of_padded(two):
+    "A metric takes a mask or lengths after the target, as the loss does"
+    x = torch.randn(4, 2, 9)
+    x[...,5:] = 9
+    y,n = tensor([[0,1],[1,3],[0,4],[2,2]]),tensor([5]*4)
+    target = tuple(y.unbind(1)) if two else (y,)
+    want = span_jaccard(best_span(*x[...,:5].unbind(1)), y).mean()
+    mask = torch.arange(9)<n[:,None]
+    for more in (n, mask): torch.testing.assert_close(SpanJaccard().func(x, *target, more), want)
+
+def test_mixup(spans):
+    learn = learner(spans, SpanLoss(), RecordParts(), CheckBatch())
+    fit(learn, 1, cbs=MixUp())
+    assert isinstance(learn.loss_func, SpanLoss)
+
+@pytest.mark.parametrize('cb,text', [(CheckBatch,'CheckBatch needs a loss of lossbook, got CrossEntropyLoss'),
+    (RecordParts,'RecordParts needs a loss with parts, such as SpanLoss, got CrossEntropyLoss')])
+def test_refuses_loss(spans, cb, text):
+    with pytest.raises(TypeError, match=text): fit(learner(spans, nn.CrossEntropyLoss(), cb()), 1)
+
+def test_soft_labels():
+    labels = tensor([[.9,.1,0.],[0.,.3,.7],[0.,1.,0.],[.5,.5,0.]])
+    block = DataBlock((TransformBlock, SoftLabelBlock(['cat','dog','fox'])), get_x=lambda i: labels[i%4]*3,
+        get_y=lambda i: labels[i%4], splitter=RandomSplitter(seed=0))
+    dls = block.dataloaders(range(80), bs=16)
+    learn = Learner(dls, nn.Linear(3,3), SoftLabelCrossEntropy(), cbs=CheckBatch())
+    fit(learn, 3, 1e-1)
+    assert dls.c==3
+    probs,targs,dec = learn.get_preds(with_decoded=True)
+    assert probs.shape==targs.shape==(16,3) and dec.shape==(16,)
+    show = block.type_tfms[1][-1]
+    assert show.decode(show(labels[1]))=='dog 30%, fox 70%' and show.decode(type(show(labels[1]))(tensor(2)))=='fox'
+    with pytest.raises(ValueError, match='a soft label must have 3 probabilities, got 2'): show([.5,.5])
