@@ -51,7 +51,13 @@ def logit_ce(x, y, weight=None, smoothing=0.):
 
 def gather(x, i): return x.gather(1, i.unsqueeze(1)).squeeze(1)
 
-KINDS = dict(logits=Scores('logits', lambda x: -F.log_softmax(x, 1), logit_ce,
+def logit_pick(x, y):
+    "The negative log-likelihood of one class; the compiler does better without PyTorch's own"
+    if not torch.compiler.is_compiling(): return logit_ce(x, y)
+    z = x-x.detach().amax(1, keepdim=True)
+    return z.exp().sum(1).log()-gather(z, y)
+
+KINDS = dict(logits=Scores('logits', lambda x: -F.log_softmax(x, 1), logit_pick,
         lambda p,g: p*g.sum(1, keepdim=True)-g, logit_ce),
     log_probs=Scores('log_probs', lambda x: -x, lambda x,i: -gather(x, i), lambda p,g: -g),
     probs=Scores('probs', safe_nll, lambda p,i: safe_nll(gather(p, i))))
@@ -129,10 +135,9 @@ def class_loss(
     each = isinstance(scale, (Tensor,Sequence)) and getattr(scale, 'ndim', 1)
     both = factors(check_weight(scale, x, 'alpha') if each else None, weight)
     if valid is not None: y = torch.where(valid, y, 0)
-    # a NaN in what is left out must not reach the gradient
     out = left_out(sample_weight, x.select(1, 0).reshape(pos))
     out = no_counts(valid, out if out is None else out.reshape(x.select(1, 0).shape))
-    if out is not None: x = x.masked_fill(out.unsqueeze(1), 0.)
+    if out is not None: x = shielded(x, out.unsqueeze(1))
     soft = y.is_floating_point()
     if soft or value is None and rows is not None:
         loss = row_loss(x, y if soft else one_hot(y, x), value, rows, label_smoothing, smooth, both, kind)
@@ -147,6 +152,22 @@ def class_loss(
 
 # %% ../nbs/01_blocks.ipynb #b10c001c
 def factors(a, b): return b if a is None else a if b is None else a*b
+
+class Shield(torch.autograd.Function):
+    "`x` itself, with a gradient of 0 where `out` says"
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(x, keep): return x.view_as(x)
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(inputs[1])
+    @staticmethod
+    def backward(ctx, g): return torch.where(ctx.saved_tensors[0]>0, g, 0.),None
+
+def shielded(x, out):
+    "`x` (M, C, *), of which what is `out` (M, 1, *) reaches no gradient, a NaN included"
+    if not torch.compiler.is_compiling(): return x.masked_fill(out, 0.)
+    # the rows do not mix, so a NaN stays in its own; a mask over x makes compiled code three times slower
+    return Shield.apply(x, (~out).to(x.dtype))
 
 def no_counts(valid, out):
     "Which positions count nothing, from those that are valid and those without a weight"
