@@ -466,6 +466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lossbook.plot.has_kernel': ('plot.html#has_kernel', 'lossbook/plot.py'),
                                'lossbook.plot.is_made': ('plot.html#is_made', 'lossbook/plot.py'),
                                'lossbook.plot.label_lines': ('plot.html#label_lines', 'lossbook/plot.py'),
+                               'lossbook.plot.last_point': ('plot.html#last_point', 'lossbook/plot.py'),
                                'lossbook.plot.line_styles': ('plot.html#line_styles', 'lossbook/plot.py'),
                                'lossbook.plot.loss_curve': ('plot.html#loss_curve', 'lossbook/plot.py'),
                                'lossbook.plot.loss_maker': ('plot.html#loss_maker', 'lossbook/plot.py'),
