@@ -12,6 +12,7 @@ Modules:
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
 - `lossbook.plot`: Curves and maps of any loss, in one style
+- `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be"""
 

@@ -12,14 +12,12 @@ tests and the benchmark go through the same list. To choose by need rather than 
 __all__ = ['catalog']
 
 # %% ../nbs/61_catalog.ipynb #5247128b
-from .check import loss_classes
-
-# %% ../nbs/61_catalog.ipynb #257d5013
 import functools, re, torch
 from typing import NamedTuple
-from lossbook._modidx import d as modidx
-from lossbook.core import BinaryLoss, ClassLoss
-from lossbook.check import properties
+from ._modidx import d as modidx
+from .check import check_task, loss_classes, task_of
+from .core import BinaryLoss, ClassLoss
+from .properties import properties
 
 # %% ../nbs/61_catalog.ipynb #97ff9a5e
 def page_of(
@@ -34,14 +32,6 @@ def source_of(
 )->str: # such as 'Lin et al. 2017, eq. 5', or '' where there is none
     "The source that the docstring of a loss names"
     return next(iter(re.findall(r'\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)', cls.__doc__ or '')), '')
-
-# %% ../nbs/61_catalog.ipynb #48ba6f49
-def task_of(
-    cls, # a class of `loss_classes`
-)->str: # 'classification', 'binary', or the name of the chapter
-    "What a loss is for"
-    if issubclass(cls, ClassLoss): return 'classification'
-    return 'binary' if issubclass(cls, BinaryLoss) else cls.__module__.rpartition('.')[2]
 
 # %% ../nbs/61_catalog.ipynb #2a2891bc
 def targets_of(
@@ -59,26 +49,17 @@ def targets_of(
         except (TypeError, ValueError): return False
     return ', '.join(k for k,t in forms.items() if accepts(t))
 
-# %% ../nbs/61_catalog.ipynb #b86eee8f
-def as_rows(
-    loss, # an instance
-): # callable (logits, target) -> (N,) for `properties`
-    "A loss as a function of logits with one value per row"
-    loss.reduction = 'none'
-    if not isinstance(loss, BinaryLoss): return lambda z,y: loss(loss.from_logits(z), y)
-    return lambda z,y: loss(loss.from_logits(z[:,None]), y[:,None]).reshape(-1)
-
 # %% ../nbs/61_catalog.ipynb #92be1dad
 class Entry(NamedTuple):
     "A row of the catalogue"
     name:str # of the class
     chapter:str # its module
     page:str # its documentation, relative to the root of the site
-    task:str # see `task_of`
+    task:str # 'classes', 'binary', 'real', 'pairs', 'triplets' or 'span'
     targets:str # see `targets_of`
     parameters:str # of the constructor, with their defaults
     source:str # see `source_of`
-    bounded:bool|None # see `is_bounded`; None where nothing could be measured
+    bounded:bool|None # see `is_bounded`; None where nothing is measured
     lipschitz:float|None # the constant in the logits, inf where there is none; see `is_lipschitz`
     convex:bool|None # see `is_convex`
     symmetric:bool|None # see `is_symmetric`
@@ -95,11 +76,10 @@ def entry(
     loss = cls()
     props = dict.fromkeys(measured)
     params = ', '.join(f'{k}={v!r}' for k,v in loss.params().items())
-    kind = dict(classification='classes', binary='binary').get(task_of(cls))
-    if kind:
-        p = properties(as_rows(cls()), task=kind)
+    if (task := task_of(loss)) in ('classes','binary'):
+        p = properties(loss)
         props = {k: getattr(p, k) for k in measured}
-    return Entry(cls.__name__, cls.__module__.rpartition('.')[2], page_of(cls), task_of(cls), targets_of(loss),
+    return Entry(cls.__name__, cls.__module__.rpartition('.')[2], page_of(cls), task, targets_of(loss),
         params, source_of(cls), **props)
 
 # %% ../nbs/61_catalog.ipynb #a2e83097
@@ -111,7 +91,7 @@ class Catalog(list):
         return pd.DataFrame(self, columns=Entry._fields).set_index('name')
 
     def _repr_markdown_(self):
-        def show(v): return {None: '', True: 'yes', False: ''}[v] if v is None or isinstance(v, bool) else f'{v:.3g}'
+        def show(v): return {None: '-', True: 'yes', False: 'no'}[v] if v is None or isinstance(v, bool) else f'{v:.3g}'
         head = 'loss','task','source',*measured
         rows = [(f'[{o.name}]({o.page})', o.task, o.source.partition(',')[0], *[show(getattr(o, k)) for k in measured])
             for o in self]
@@ -126,5 +106,6 @@ def catalog(
     for k in want:
         if k not in Entry._fields:
             raise ValueError(f'a column must be one of {", ".join(Entry._fields)}, got {k!r}')
+    if 'task' in want: check_task(want['task'])
     rows = [entry(o) for o in loss_classes().values()]
     return Catalog(o for o in rows if all(getattr(o, k)==v for k,v in want.items()))

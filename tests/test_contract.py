@@ -17,7 +17,10 @@ def one_thread():
     yield
     torch.set_num_threads(n)
 
-@pytest.mark.parametrize('name,check', [pytest.param(k, c, id=f'{k}-{c}') for k in LOSSES for c in CHECKS])
+# the losses with other numbers ('FocalLoss-gamma') would compile what that check varies anyhow
+PAIRS = [(k,c) for k in LOSSES for c in CHECKS if c!='recompiles' or '-' not in k]
+
+@pytest.mark.parametrize('name,check', [pytest.param(*o, id='-'.join(o)) for o in PAIRS])
 def test_check(name, check):
     res = run_check(CHECKS[check], CASES[name])
     if res.status=='not applicable': pytest.skip(res.reason)
