@@ -11,7 +11,7 @@ write_lib = $(BIN)/nbdev-export && $(PY) tools/stubs.py
 export MPLBACKEND := agg
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 tools:
 	@command -v $(PYTHON) >/dev/null || { echo "building the book needs Python 3.11 or newer: $(PYTHON) was not found"; exit 1; }
@@ -58,6 +58,25 @@ check-style:
 check-fresh:
 	@$(PY) tools/docs.py fresh
 
+# the versions that settings.ini names as the oldest; FLOORS='torch==2.9.1 ...' tries others, FLOOR_PIP goes to pip
+FLOOR ?= .venv-floor
+FLOOR_PYTHON ?= python3.10
+FLOORS ?= $(shell sed -n 's/^\(fastai_\|plot_\|\)requirements = //p' settings.ini | sed 's/>=/==/g')
+FLOOR_TESTS = $(filter-out tests/test_pages.py tests/test_types.py,$(wildcard tests/test_*.py))
+
+$(FLOOR)/ready: settings.ini
+	@$(FLOOR_PYTHON) -m venv $(FLOOR)
+	@echo "installing $(FLOORS) into $(FLOOR); PyTorch for CUDA is several GB"
+	@$(FLOOR)/bin/python -m pip install -q --upgrade pip
+	@$(FLOOR)/bin/python -m pip install -q $(FLOOR_PIP) $(FLOORS) build pytest hypothesis
+	@touch $@
+
+test-floor: $(FLOOR)/ready ## the wheel and the tests of its modules with the oldest versions allowed
+	@rm -rf $(FLOOR)/dist build
+	@$(FLOOR)/bin/python -m build --outdir $(FLOOR)/dist . >/dev/null
+	@$(FLOOR)/bin/python -m pip install -q --no-deps --force-reinstall $(FLOOR)/dist/*.whl
+	@cd $(FLOOR) && OMP_NUM_THREADS=1 bin/python -m pytest -W ignore --show-capture=no -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(FLOOR_TESTS:%=$(CURDIR)/%)
+
 evidence: .venv/ready ## run every long experiment in full and save its outputs
 	@$(FULL) $(call each,--save,$(wildcard nbs/tutorials/*.ipynb))
 	@$(BIN)/nbdev-clean
@@ -71,7 +90,7 @@ save: .venv/bench ## export, then run every notebook and save its outputs
 	@$(call each,--save,$(filter-out $(LONG),$(NOTEBOOKS)))
 	@$(BIN)/nbdev-clean
 
-clean: ## remove the environment and everything that is built, but not docs/
-	@rm -rf .venv _proc build dist *.egg-info quickstart.png .pytest_cache .mypy_cache .hypothesis
+clean: ## remove the environments and everything that is built, but not docs/
+	@rm -rf .venv .venv-floor _proc build dist *.egg-info quickstart.png .pytest_cache .mypy_cache .hypothesis
 
-.PHONY: help tools book docs test check-notebooks check-contract check-style check-fresh evidence bench save clean
+.PHONY: help tools book docs test test-floor check-notebooks check-contract check-style check-fresh evidence bench save clean

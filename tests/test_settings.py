@@ -1,5 +1,6 @@
 "The package as a whole: its settings, what it imports, and the order of its chapters"
 import ast, importlib.util, json, pytest, re, subprocess, sys
+from importlib.resources import files
 from pathlib import Path
 
 root = Path(__file__).parent.parent
@@ -27,6 +28,12 @@ def test_no_fact_stands_twice(setup_py):
     assert supplied == set(project['dynamic'])
     assert not supplied & set(project)
 
+def test_the_package_is_whole():
+    "The style sheet, the marker for type checkers and a stub for each module lie beside the modules"
+    pkg = files('lossbook')
+    modules = {o.name[:-3] for o in pkg.iterdir() if o.name.endswith('.py')} - {'_modidx'}
+    assert {f'{k}.pyi' for k in modules} | {'book.mplstyle','py.typed'} <= {o.name for o in pkg.iterdir()}
+
 def test_imports_are_light():
     "Up to chapter 41 the package needs torch and numpy alone"
     mods = [f'lossbook.{k}' for k,(n,_) in chapters.items() if n<=41]
@@ -47,8 +54,9 @@ def imported(tree):
 
 @pytest.mark.parametrize('name', chapters)
 def test_chapters_import_from_lower_ones_only(name):
+    "A page may begin with its own module, too"
     number,path = chapters[name]
     for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
         if c['cell_type']!='code': continue
         src = re.sub(r'^(\s*)[%!].*', r'\1pass', ''.join(c['source']), flags=re.M)
-        for o in imported(ast.parse(src)): assert o in chapters and chapters[o][0]<number, f'{path.name} imports lossbook.{o}'
+        for o in imported(ast.parse(src)): assert o==name or o in chapters and chapters[o][0]<number, f'{path.name} imports lossbook.{o}'
