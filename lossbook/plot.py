@@ -39,14 +39,18 @@ def styled(f):
     return _f
 
 # %% ../nbs/04_plot.ipynb #42105fe8
-def line_styles(
-    ax, # matplotlib axes, whose lines count
-    n:int, # how many
-)->list: # of dicts for `ax.plot`
-    "The next `n` pairs of colour and dash in the style that is on"
+def line_styles(ax, n):
+    "The next `n` pairs of colour and dash in the style that is on, as arguments for `ax.plot`"
     from matplotlib import rcParams
     i = len(ax.lines)
     return list(islice(cycle(rcParams['axes.prop_cycle']), i, i+n))
+
+def spread_apart(ys, gap, top=1.):
+    "Move ascending positions apart, upwards first and then down from the top"
+    ys = list(ys)
+    for i in range(1, len(ys)): ys[i] = max(ys[i], ys[i-1]+gap)
+    for i in reversed(range(len(ys))): ys[i] = min(ys[i], top-gap*(len(ys)-1-i))
+    return ys
 
 # %% ../nbs/04_plot.ipynb #d56488be
 def label_lines(
@@ -68,23 +72,15 @@ def label_lines(
             va='center', size=size, annotation_clip=False,
             arrowprops=dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5), **look))
 
-# %% ../nbs/04_plot.ipynb #1c761989
-def spread_apart(
-    ys:list, # ascending positions
-    gap:float, # the least distance
-    top:float=1., # no position above, unless they do not fit
-)->list: # ascending positions
-    "Move positions apart, upwards first and then down from the top"
-    ys = list(ys)
-    for i in range(1, len(ys)): ys[i] = max(ys[i], ys[i-1]+gap)
-    for i in reversed(range(len(ys))): ys[i] = min(ys[i], top-gap*(len(ys)-1-i))
-    return ys
+# %% ../nbs/04_plot.ipynb #28fe346b
+def last_point(line):
+    "Where a line ends; a loss may have no value further on"
+    xy = [o for o in line.get_xydata() if math.isfinite(o[1])]
+    return xy[-1] if xy else (line.get_xdata()[-1],0.)
 
 # %% ../nbs/04_plot.ipynb #45fa323b
-def unreduced(
-    loss, # callable, or a class that needs no arguments
-): # callable that gives one value per row where the loss has a way to
-    "A copy of `loss` with the reduction 'none'"
+def unreduced(loss):
+    "A copy of `loss`, or of an instance of it, that gives one value per row where it has a way to"
     if isinstance(loss, type): loss = loss()
     if hasattr(loss, 'reduction'):
         loss = deepcopy(loss)
@@ -92,21 +88,14 @@ def unreduced(
     elif 'reduction' in arg_defaults(loss): loss = functools.partial(loss, reduction='none')
     return loss.cpu() if isinstance(loss, nn.Module) else loss
 
-# %% ../nbs/04_plot.ipynb #dc925e10
-def arg_defaults(
-    f, # callable
-)->dict: # name -> default
-    "The arguments of `f` that have a default"
+def arg_defaults(f):
+    "The arguments of `f` that have a default: name -> default"
     try: ps = inspect.signature(f).parameters
     except (ValueError, TypeError): return {} # some that are written in C have no signature
     return {k: p.default for k,p in ps.items() if p.default is not p.empty}
 
-# %% ../nbs/04_plot.ipynb #0a7f1622
-def loss_rows(
-    loss, # callable (pred, *target) -> tensor
-    *args, # (N, *) what it is called with
-)->Tensor: # (N,) one value per row
-    "The loss of each row of a batch"
+def loss_rows(loss, *args):
+    "The loss of each row (N,) of a batch"
     f,n = unreduced(loss),len(args[0])
     with torch.random.fork_rng(devices=[]): # one that samples must not move its caller's seed
         v = plain(f(*args))
@@ -114,9 +103,17 @@ def loss_rows(
         return torch.stack([plain(f(*[a[i:i+1] for a in args])).mean() for i in range(n)])
 
 # %% ../nbs/04_plot.ipynb #51fbf54e
-def loss_name(
-    loss, # callable
-)->str: # such as 'FocalLoss(gamma=5.0)'
+_unseen = 'reduction', 'axis', 'ignore_index'
+
+def is_made(loss):
+    "Has a loss its parameters already, as an instance has, and no class or function?"
+    return not isinstance(loss, (type, functools.partial)) and not inspect.isroutine(loss)
+
+def loss_params(loss):
+    "The parameters that an instance was made with: name -> value"
+    return {k: getattr(loss, k) for k in arg_defaults(type(loss)) if hasattr(loss, k)}
+
+def loss_name(loss):
     "The name of a class or function, with the parameters that differ from their defaults"
     if is_made(loss): name,params,usual = type(loss).__name__,loss_params(loss),arg_defaults(type(loss))
     elif isinstance(loss, functools.partial):
@@ -128,41 +125,24 @@ def loss_name(
     params = ', '.join(filter(None, (show(k, v) for k,v in params.items())))
     return name + (f'({params})' if params else '')
 
-# %% ../nbs/04_plot.ipynb #9a2269ad
-_unseen = 'reduction', 'axis', 'ignore_index'
-
-def is_made(
-    loss, # callable
-)->bool: # an instance, rather than a class or function?
-    "Whether a loss has its parameters already"
-    return not isinstance(loss, (type, functools.partial)) and not inspect.isroutine(loss)
-
-def loss_params(
-    loss, # an instance
-)->dict: # name -> value
-    "The parameters that an instance was made with"
-    return {k: getattr(loss, k) for k in arg_defaults(type(loss)) if hasattr(loss, k)}
+def named_losses(losses):
+    "A loss, a list of losses or a dict as a dict: name -> loss"
+    if isinstance(losses, dict): return losses
+    losses = list(losses) if isinstance(losses, (list,tuple)) else [losses]
+    names = [loss_name(o) for o in losses]
+    return {f'{k} {i+1}' if names.count(k)>1 else k: o for i,(k,o) in enumerate(zip(names, losses))}
 
 # %% ../nbs/04_plot.ipynb #db4ea174
-def margin_batch(
-    m:Tensor, # (N,) margins
-    task:str, # 'class' for logits (N, C) and indices, 'binary' for logits (N,) and labels 0 and 1
-    n_classes:int=2, # C
-    target:int=None, # the true class; by default 0, or 1 for a binary loss
-)->tuple: # logits and target
-    "A batch whose rows have the given margins"
+def margin_batch(m, task, n_classes=2, target=None):
+    "Logits and targets with the margins `m` (N,); `target` is the true class, by default 0, or 1 if binary"
     if task not in ('class', 'binary'): raise ValueError(f"task must be 'class' or 'binary', got {task!r}")
     if task=='binary':
         return (-m if target==0 else m),torch.full_like(m, 1 if target is None else target)
     y = torch.full((len(m),), target or 0)
     return m[:,None]*F.one_hot(y, n_classes),y
 
-# %% ../nbs/04_plot.ipynb #b4c85331
-def find_task(
-    loss, # callable
-    n_classes:int=2, # C
-)->str: # 'class' or 'binary'
-    "Whether a loss takes logits (N, C) with indices or logits (N,) with labels 0 and 1"
+def find_task(loss, n_classes=2):
+    "'class' for a loss on logits (N, C) and indices, 'binary' for one on (N,) and labels 0 and 1"
     cls,errors = loss if isinstance(loss, type) else type(loss),[]
     if issubclass(cls, ClassLoss): return 'class'
     if issubclass(cls, BinaryLoss): return 'binary'
@@ -205,16 +185,6 @@ def loss_curve(
         g = torch.autograd.grad(v.sum(), s)[0] if v.requires_grad else torch.zeros_like(s)
     return t.detach(),v.detach(),g
 
-# %% ../nbs/04_plot.ipynb #c4c121db
-def named_losses(
-    losses, # a loss, a list of losses, or a dict name -> loss
-)->dict: # name -> loss
-    "Losses by name"
-    if isinstance(losses, dict): return losses
-    losses = list(losses) if isinstance(losses, (list,tuple)) else [losses]
-    names = [loss_name(o) for o in losses]
-    return {f'{k} {i+1}' if names.count(k)>1 else k: o for i,(k,o) in enumerate(zip(names, losses))}
-
 # %% ../nbs/04_plot.ipynb #3d417995
 @styled
 def plot_loss(
@@ -247,10 +217,8 @@ def plot_loss(
         label_lines(a)
 
 # %% ../nbs/04_plot.ipynb #9aedcdef
-def simplex_lattice(
-    n:int, # steps along an edge
-)->Tensor: # ((n+1)(n+2)/2, 3) distributions
-    "A regular grid of distributions over three classes"
+def simplex_lattice(n):
+    "A regular grid of distributions over three classes, with `n` steps along an edge"
     return torch.tensor([(a, b, n-a-b) for a in range(n+1) for b in range(n+1-a)])/n
 
 def simplex_rows(loss, target, probs):
@@ -259,12 +227,8 @@ def simplex_rows(loss, target, probs):
     y = y.expand(len(probs), *y.shape)
     with torch.no_grad(): return loss_rows(loss, probs.clamp(min=1e-6).log(), y)
 
-# %% ../nbs/04_plot.ipynb #1e321546
-def simplex_minimum(
-    loss, # callable (logits, target)
-    target, # class index, or three probabilities
-)->Tensor: # (3,) distribution
-    "The prediction with the least loss, to three digits; one of them where several are equal"
+def simplex_minimum(loss, target):
+    "The prediction (3,) with the least loss, to three digits; one of them where several are equal"
     grid,best = simplex_lattice(20),torch.full((3,), 1/3)
     for i in range(45):
         probs = torch.cat([best[None], torch.lerp(best, grid, .8**i)])
@@ -272,14 +236,8 @@ def simplex_minimum(
     return best
 
 # %% ../nbs/04_plot.ipynb #852cda02
-def paint_map(
-    ax, # matplotlib axes
-    x, # (N,) positions
-    y, # (N,) positions
-    z:Tensor, # (N,) values; NaN leaves a hole
-    triangles=None, # (M, 3) positions that are neighbours, by default found
-):
-    "Filled contours with a few lines and a colour bar"
+def paint_map(ax, x, y, z, triangles=None):
+    "Filled contours of `z` (N,) at x, y, with a few lines and a colour bar; NaN leaves a hole"
     import numpy as np
     from matplotlib.ticker import MaxNLocator
     from matplotlib.tri import Triangulation
@@ -388,12 +346,8 @@ def param_range(ok, default):
     down,up = (list(takewhile(ok, o)) for o in (values[:i][::-1], values[i+1:]))
     return [default, *down][-1],[default, *up][-1]
 
-# %% ../nbs/04_plot.ipynb #4d93986b
-def loss_trial(
-    make, # callable (**params) -> loss
-    n_classes:int=2, # C
-): # callable (**params) -> does it work?
-    "A test whether a loss can be made, and called, with some parameters"
+def loss_trial(make, n_classes=2):
+    "A test whether a loss can be made by `make(**params)`, and called"
     def call(task, **params):
         loss = make(**params)
         if task: loss_rows(loss, *margin_batch(torch.linspace(-1, 1, n_classes+2), task, n_classes))
@@ -405,24 +359,16 @@ def loss_trial(
     except TypeError: task = None
     return functools.partial(ok, task if ok(task) else None)
 
-# %% ../nbs/04_plot.ipynb #af4cec27
-def loss_maker(
-    loss, # class, function or instance
-)->tuple: # callable (**params) -> loss, and the parameters: name -> start value
-    "How to make a loss of this kind, and from what"
+def loss_maker(loss):
+    "How to make a loss like this one, and its parameters: name -> start value"
     if is_made(loss):
         own = loss_params(loss)
         return functools.partial(type(loss), **own),arg_defaults(type(loss)) | own
     make = loss if isinstance(loss, type) else functools.partial(functools.partial, loss)
     return make,arg_defaults(loss)
 
-# %% ../nbs/04_plot.ipynb #5264a9ab
-def sliders(
-    loss, # class, function or instance
-    n_classes:int=2, # C
-    **fixed, # parameters that keep a value
-)->dict: # name -> ipywidgets widget
-    "A widget for each parameter that is a number, a switch or a word"
+def sliders(loss, n_classes=2, **fixed):
+    "A widget by name for each parameter that is a number, a switch or a word, and not `fixed`"
     import ipywidgets as w
     make,params = loss_maker(loss)
     ok,res = loss_trial(functools.partial(make, **fixed), n_classes),{}
@@ -438,6 +384,11 @@ def sliders(
             step = (hi-lo)/n if n else 1
             if lo<hi: res[k] = kind(v, min=lo, max=hi, step=step, description=k, continuous_update=False)
     return res
+
+def has_kernel():
+    "Is there a live kernel that can answer a slider? Tests and the pages of this book have none"
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return getattr(shell, 'kernel', None) is not None
 
 # %% ../nbs/04_plot.ipynb #0eb037b8
 def explore(
