@@ -1320,7 +1320,7 @@ def loss_classes(
         if mod.split('.')[-1] in ('core','blocks','check','properties','catalog','all'): continue
         try: m = import_module(mod)
         except ModuleNotFoundError as e:
-            if e.name.startswith('lossbook'): raise
+            if (e.name or '').partition('.')[0]=='lossbook': raise
             continue
         for name in getattr(m, '__all__', ()):
             o = getattr(m, name)
