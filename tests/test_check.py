@@ -296,12 +296,10 @@ def dropped(logits, target, smooth=.2, reduction='mean'):
 def kept(logits, target, smooth=.2, reduction='mean'):
     return F.binary_cross_entropy_with_logits(logits, smooth/2+target*(1-smooth), reduction=reduction)
 
-@pytest.mark.parametrize('loss,backend,status', [(dropped,'aot_eager','held'), (dropped,'inductor','failed'), (kept,'inductor','held')])
-def test_numbers_that_the_compiler_drops(loss, backend, status):
-    "A PyTorch that keeps `alpha=` of rsub for symbolic numbers passes, too"
-    res = run_check(CHECKS['recompiles'], Case(loss, backend=backend))
-    if loss is dropped and res.status=='held': return
-    assert res.status==status, res.reason
+def test_numbers_that_the_compiler_drops():
+    "PyTorch 2.13 drops `alpha=` of rsub for symbolic numbers, others may not"
+    found = [run_check(CHECKS['recompiles'], Case(o, backend='inductor')).status for o in (dropped,kept)]
+    assert found[1]=='held' and (found[0]=='failed' or not torch.__version__.startswith('2.13'))
 
 def test_a_number_that_is_read():
     def f(logits, target, scale=2.): return float(scale)*F.cross_entropy(logits, target)
