@@ -307,7 +307,8 @@ class Loss(nn.Module):
     def per_class(self):
         "The number of classes that the weights speak of, or None, and where they are"
         ws = [o for o in (*self.parameters(), *self.buffers()) if o.ndim]
-        return (ws[0].numel(),ws[0].device) if ws else (None,None)
+        sizes = [n for o in ws for n in reversed(o.shape) if n>1] # ones may stand around them
+        return (sizes[0] if sizes else 1,ws[0].device) if ws else (None,None)
 
     def random_scores(self, n):
         "What a network could give to this loss, for `n` examples and with a class axis"
@@ -315,6 +316,7 @@ class Loss(nn.Module):
         axis = getattr(self, 'axis', 1)
         check_int(axis, 'axis')
         shape = [n]+[2]*(abs(axis) or 1) # axis 0 is refused by the function
+        if axis>0: shape += [2]*max(map(trailing_ones, (*self.parameters(), *self.buffers())), default=0)
         shape[axis] = C or 3
         return self.from_logits(torch.randn(shape, device=device))
 
@@ -329,6 +331,8 @@ class Loss(nn.Module):
         return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
 
 # %% ../nbs/00_core.ipynb #5a7ce014
+def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
+
 # what comes with a batch, and so is no parameter of a module
 BATCH = 'sample_weight','mask','lengths'
 
