@@ -27,22 +27,22 @@ tools:
 	@$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# the peers: kornia and MONAI have rows in the table of chapter 01 and in the benchmark
+# the peers: kornia and MONAI have rows in the table of the check chapter and in the benchmark
 .venv/bench: .venv/ready
 	@$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
 	@touch $@
 
-book: .venv/ready ## export, run the quickstart, render the site to docs/
+book: .venv/bench ## export, run the quickstart, render the site to docs/
 	@$(write_lib)
 	@$(PY) tools/docs.py quickstart
 	@$(PY) tools/docs.py build
 
-docs: .venv/ready ## render the site to docs/ and write README.md
+docs: .venv/bench ## render the site to docs/ and write README.md
 	@$(write_lib)
 	@$(PY) tools/docs.py build
 
 PARTS := notebooks contract style fresh
-test: .venv/ready ## every notebook, the contract, the style, the freshness of what is generated
+test: .venv/bench ## every notebook, the contract, the style, the freshness of what is generated
 	@for part in $(PARTS); do \
 	  echo "== $$part"; $(MAKE) --no-print-directory check-$$part || failed="$$failed $$part"; \
 	done; \
@@ -52,7 +52,7 @@ test: .venv/ready ## every notebook, the contract, the style, the freshness of w
 check-notebooks:
 	@$(call each,,$(NOTEBOOKS)) && echo "$(words $(NOTEBOOKS)) notebooks passed"
 check-contract:
-	@$(PY) -m pytest -n 2
+	@$(PY) -m pytest
 check-style:
 	@$(PY) tools/style.py nbs tools tests setup.py
 check-fresh:
@@ -77,7 +77,7 @@ test-floor: $(FLOOR)/ready ## the wheel and the tests of its modules with the ol
 	@$(FLOOR)/bin/python -m pip install -q --no-deps --force-reinstall $(FLOOR)/dist/*.whl
 	@cd $(FLOOR) && OMP_NUM_THREADS=1 bin/python -m pytest -W ignore --show-capture=no -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(FLOOR_TESTS:%=$(CURDIR)/%)
 
-evidence: .venv/ready ## run every long experiment in full and save its outputs
+evidence: .venv/bench ## run every long experiment in full and save its outputs
 	@$(FULL) $(call each,--save,$(wildcard nbs/tutorials/*.ipynb))
 	@$(BIN)/nbdev-clean
 
