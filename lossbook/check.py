@@ -314,7 +314,7 @@ def leading(case, m):
     x,y = leaves(b.preds)[0],b.targets[0] if b.targets else None
     if case.task=='classes' and not y.is_floating_point(): x = one_hot_batch(b, case.C).targets[0]*m
     elif case.task=='binary': x = (y>.5)*2.*m-m
-    elif case.task=='real': return Batch([y+float(m<0)], b.targets)
+    elif case.task=='real' and x.shape==y.shape: return Batch([y+float(m<0)], b.targets)
     elif case.task=='triplets': return Batch([x,x,-x] if m>0 else [x,-x,x])
     elif case.task=='span' and x.shape[:2]==y.shape: x = nn.functional.one_hot(y, x.shape[2])*float(m)
     else: raise NotApplicable('for losses whose right answer is known')
@@ -1056,7 +1056,8 @@ def check_bad_shape(case):
     b = case.batch(max(case.n, 2))
     if case.task=='classes': good,bad = b,Batch(b.preds, (b.targets[0][:,None],))
     else:
-        good = Batch([b.preds[0][:,0]], (b.targets[0][:,0],))
+        y = b.targets[0]
+        good = Batch([b.preds[0][:,0]], (y if y.ndim==1 else y[:,0],))
         bad = Batch([b.preds[0][:,:1]], good.targets)
     try:
         if torch.equal(case(bad), case(good)): return # it flattens both

@@ -266,6 +266,7 @@ class Loss(nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
+    as_given = () # parameters that stay what they are, where other sequences become tensors
     y_int = False # are targets class indices? fastai's MixUp and CutMix ask
     def __init_subclass__(cls, of=None, order=None, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -276,7 +277,8 @@ class Loss(nn.Module):
         self.names = tuple(params)
         for k,v in params.items():
             if not isinstance(v, Tensor):
-                if isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0): v = as_factors(v, k)
+                if k in self.as_given: pass
+                elif isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0): v = as_factors(v, k)
                 elif hasattr(v, 'item'): v = v.item() # a number of NumPy
             tensor = isinstance(v, Tensor) and not isinstance(v, nn.Parameter)
             # a weight may also come later, and is a buffer then too
@@ -330,13 +332,14 @@ class Loss(nn.Module):
 
 # %% ../nbs/00_core.ipynb #5a7ce014
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths'
+BATCH = 'sample_weight','mask','lengths','var'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of`, and the documentation of these"
-    own = {k: v for k,v in inspect.get_annotations(cls).items() if k in vars(cls)}
+    bases = [c for c in reversed(cls.__mro__) if issubclass(c, Loss)]
+    own = {k: v for c in bases for k,v in inspect.get_annotations(c).items() if k in vars(c)}
     cls.func,cls.extra = staticmethod(of),tuple(own)
-    sig = module_signature(of, {k: inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=vars(cls)[k],
+    sig = module_signature(of, {k: inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=getattr(cls, k),
         annotation=v) for k,v in own.items()}, order)
     def __init__(self, *args, **kwargs):
         try: given = sig.bind(self, *args, **kwargs)
