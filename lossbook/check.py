@@ -425,7 +425,7 @@ def check_none_shape(case):
     "'none' gives one value per example or position"
     b = case.batch()
     v,x = case(b, case.reduced('none')),leaves(b.preds)[0]
-    want = tuple(b.targets[0].shape) if case.task=='classes' else tuple(x.shape)
+    want = tuple((b.targets[0] if case.task in ('classes','real') else x).shape)
     if v.shape==want or case.task!='classes' and v.shape==want[:1]: return
     if case.task not in ('classes','binary','real') and v.shape[:1]==want[:1]: return
     raise AssertionError(f"reduction='none' should have shape {want} for predictions of shape "
