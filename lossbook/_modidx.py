@@ -616,6 +616,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'lossbook/regression.py'),
                                      'lossbook.regression.gaussian_var': ('regression.html#gaussian_var', 'lossbook/regression.py'),
                                      'lossbook.regression.head': ('regression.html#head', 'lossbook/regression.py'),
+                                     'lossbook.regression.head_example': ('regression.html#head_example', 'lossbook/regression.py'),
                                      'lossbook.regression.head_of': ('regression.html#head_of', 'lossbook/regression.py'),
                                      'lossbook.regression.huber': ('regression.html#huber', 'lossbook/regression.py'),
                                      'lossbook.regression.huber_loss': ('regression.html#huber_loss', 'lossbook/regression.py'),

@@ -16,7 +16,7 @@ __all__ = ['mse_loss', 'l1_loss', 'MSELoss', 'L1Loss', 'huber_loss', 'HuberLoss'
            'gaussian_nll_loss', 'GaussianNLLLoss', 'beta_nll_loss', 'BetaNLLLoss', 'poisson_nll_loss', 'PoissonNLLLoss',
            'negative_binomial_nll_loss', 'NegativeBinomialNLLLoss', 'real_loss']
 
-# %% ../nbs/30_regression.ipynb #a019b0ee
+# %% ../nbs/30_regression.ipynb #ba0356b0
 import math, torch, torch.nn.functional as F
 from collections.abc import Sequence
 from functools import partial
@@ -27,11 +27,11 @@ from .core import check_int, check_reduction, check_tensors, is_zero, left_out
 from .core import plain, reduce, to_float
 from .blocks import attached, blockwise, derivative_of, is_learned
 
-# %% ../nbs/30_regression.ipynb #2962de74
+# %% ../nbs/30_regression.ipynb #b5c3b845
 def squared(x, y): return (x-y)**2
 def absolute(x, y): return (x-y).abs()
 
-# %% ../nbs/30_regression.ipynb #5a7bfac5
+# %% ../nbs/30_regression.ipynb #dc819563
 def mse_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -42,7 +42,7 @@ def mse_loss(
     "The squared error, which estimates a mean (Gauss 1809)"
     return real_loss(preds, target, squared, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #b2ed2230
+# %% ../nbs/30_regression.ipynb #6d0805d0
 def l1_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -53,7 +53,7 @@ def l1_loss(
     "The absolute error, which estimates a median (Laplace 1774)"
     return real_loss(preds, target, absolute, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #bb44fd7c
+# %% ../nbs/30_regression.ipynb #1416fafe
 class RegressionLoss(Loss):
     "A loss on numbers, which a Learner reports as they are, or clipped to `y_range`"
     task,as_given = 'real',('y_range','quantiles','expectiles')
@@ -83,21 +83,21 @@ class RegressionLoss(Loss):
         y = plain(target).double() if out is None else plain(target).double()[~out]
         if not y.isfinite().all(): raise ValueError(f'target must be finite, got {y[~y.isfinite()][0].item()}')
 
-# %% ../nbs/30_regression.ipynb #545f4b1e
+# %% ../nbs/30_regression.ipynb #8c519ef5
 class MSELoss(RegressionLoss, of=mse_loss):
     "The squared error, which estimates a mean (Gauss 1809)"
 
-# %% ../nbs/30_regression.ipynb #e37b179a
+# %% ../nbs/30_regression.ipynb #5ead7d3c
 class L1Loss(RegressionLoss, of=l1_loss):
     "The absolute error, which estimates a median (Laplace 1774)"
 
-# %% ../nbs/30_regression.ipynb #2efd51b0
+# %% ../nbs/30_regression.ipynb #56034228
 def huber(x, y, delta):
     d = x-y
     c = d.clamp(-delta, delta)
     return c*(d-.5*c)
 
-# %% ../nbs/30_regression.ipynb #8e410c63
+# %% ../nbs/30_regression.ipynb #77417efc
 def huber_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -111,14 +111,14 @@ def huber_loss(
     value = partial(huber, delta=delta)
     return real_loss(preds, target, value, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #c947631d
+# %% ../nbs/30_regression.ipynb #25e33fad
 class HuberLoss(RegressionLoss, of=huber_loss):
     "Half the squared error, a line from `delta` on (Huber 1964)"
 
-# %% ../nbs/30_regression.ipynb #79c9aa3e
+# %% ../nbs/30_regression.ipynb #bd79dbfb
 def smooth_l1(x, y, beta): return huber(x, y, beta)/beta
 
-# %% ../nbs/30_regression.ipynb #2079dcbc
+# %% ../nbs/30_regression.ipynb #9468a577
 def smooth_l1_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -132,17 +132,17 @@ def smooth_l1_loss(
     value = absolute if is_zero(beta) else partial(smooth_l1, beta=beta)
     return real_loss(preds, target, value, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #492da932
+# %% ../nbs/30_regression.ipynb #1f1105d2
 class SmoothL1Loss(RegressionLoss, of=smooth_l1_loss):
     "The absolute error, rounded below `beta` (Girshick 2015, eq. 3)"
 
-# %% ../nbs/30_regression.ipynb #03ebd103
+# %% ../nbs/30_regression.ipynb #42b0cd16
 def log_cosh(x, y):
     d = x-y
     near = -.5*torch.log1p(-d.clamp(-1, 1).tanh()**2)
     return torch.where(d.abs()<1, near, d + F.softplus(-2*d) - math.log(2))
 
-# %% ../nbs/30_regression.ipynb #88f48e24
+# %% ../nbs/30_regression.ipynb #1c54a98e
 def log_cosh_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -153,14 +153,14 @@ def log_cosh_loss(
     "The logarithm of the hyperbolic cosine of the error (Green 1990)"
     return real_loss(preds, target, log_cosh, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #e06cbaa3
+# %% ../nbs/30_regression.ipynb #3861a46a
 class LogCoshLoss(RegressionLoss, of=log_cosh_loss):
     "The logarithm of the hyperbolic cosine of the error (Green 1990)"
 
-# %% ../nbs/30_regression.ipynb #a791936a
+# %% ../nbs/30_regression.ipynb #94a74085
 def charbonnier(x, y, eps): return ((x-y)**2 + eps**2).sqrt()
 
-# %% ../nbs/30_regression.ipynb #527f54d7
+# %% ../nbs/30_regression.ipynb #05c8671f
 def charbonnier_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -174,17 +174,17 @@ def charbonnier_loss(
     value = partial(charbonnier, eps=eps)
     return real_loss(preds, target, value, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #897480ae
+# %% ../nbs/30_regression.ipynb #4bae445e
 class CharbonnierLoss(RegressionLoss, of=charbonnier_loss):
     "The absolute error with its kink rounded off (Charbonnier et al. 1994)"
 
-# %% ../nbs/30_regression.ipynb #a7cd473a
+# %% ../nbs/30_regression.ipynb #f3af2cfc
 def barron(x, y, alpha, scale):
     a,b = off_zero(alpha),off_zero(abs(alpha-2))
     u = ((x-y)/scale)**2
     return b/a*torch.expm1(.5*a*torch.log1p(u/b))
 
-# %% ../nbs/30_regression.ipynb #934a2c62
+# %% ../nbs/30_regression.ipynb #8d8312bd
 def barron_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers; or (N,) beside predictions (N, 1)
@@ -202,16 +202,16 @@ def barron_loss(
     if full: value = partial(barron_nll, alpha=alpha, scale=scale)
     return real_loss(preds, target, value, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #5b304602
+# %% ../nbs/30_regression.ipynb #cd8453b7
 class BarronLoss(RegressionLoss, of=barron_loss):
     "A general and adaptive robust loss (Barron 2019, eq. 8)"
 
-# %% ../nbs/30_regression.ipynb #ebd85768
+# %% ../nbs/30_regression.ipynb #fa2328e8
 def barron_nll(x, y, alpha, scale):
     constant = log_of(scale) + log_partition(alpha)
     return barron(x, y, alpha, scale) + constant
 
-# %% ../nbs/30_regression.ipynb #9a2f9069
+# %% ../nbs/30_regression.ipynb #eccb6fac
 class AdaptiveBarronLoss(RegressionLoss):
     "Barron's loss as a likelihood whose shape and scale are learned (Barron 2019, section 3)"
     func,extra = staticmethod(barron_loss),('y_range',)
@@ -240,12 +240,12 @@ class AdaptiveBarronLoss(RegressionLoss):
     def reduced(self, reduction, preds, target, sample_weight=None):
         return self.func(preds, target, self.alpha, self.scale, True, reduction, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #49c856e3
+# %% ../nbs/30_regression.ipynb #4f99dd6a
 def pinball(x, y, q):
     d = y-x
     return .5*d.abs() + (q-.5)*d
 
-# %% ../nbs/30_regression.ipynb #08a9ba2a
+# %% ../nbs/30_regression.ipynb #a32ff21f
 def quantile_loss(
     preds:Tensor, # (N, *, Q) one output per quantile; like the target for a single one
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, Q)
@@ -258,26 +258,25 @@ def quantile_loss(
     "The pinball loss, which estimates quantiles (Koenker and Bassett 1978)"
     return level_loss(preds, target, pinball, quantiles, 'quantiles', reduction, axis, sample_weight)
 
-# %% ../nbs/30_regression.ipynb #65eb1a5f
+# %% ../nbs/30_regression.ipynb #a391d693
 class LevelLoss(RegressionLoss):
     "A loss with one output per level, or a single one"
     @property
     def levels(self):
         "The levels, or None for a single one"
         o = getattr(self, self.names[0])
-        return None if isinstance(o, float) else o
+        return o if isinstance(o, (tuple,list)) or getattr(o, 'ndim', 0) else None
 
     def decodes(self, x): return x if self.levels is None else x.sort(self.axis).values
     def example(self, n=4):
-        if self.levels is None: return super().example(n)
-        x = torch.randn(n, 2, len(self.levels))
-        return x.movedim(-1, self.axis),torch.randn(n, 2)
+        if self.levels is None: return torch.randn(n, 2),torch.randn(n, 2)
+        return head_example(n, len(self.levels), self.axis)
 
-# %% ../nbs/30_regression.ipynb #a481b7ab
+# %% ../nbs/30_regression.ipynb #463b8b64
 class QuantileLoss(LevelLoss, of=quantile_loss):
     "The pinball loss, which estimates quantiles (Koenker and Bassett 1978)"
 
-# %% ../nbs/30_regression.ipynb #5f5e840d
+# %% ../nbs/30_regression.ipynb #2f623e0a
 def quantiles_cross(
     preds:Tensor, # (N, *, Q) one output per quantile, rising
     axis:int=-1, # the axis of the quantiles
@@ -285,12 +284,12 @@ def quantiles_cross(
     "Where a higher quantile is below a lower one"
     return (preds.diff(dim=axis)<0).any(axis)
 
-# %% ../nbs/30_regression.ipynb #a517ac0b
+# %% ../nbs/30_regression.ipynb #bacc67cf
 def asymmetric_square(x, y, q):
     d = y-x
     return .5*d*d + (q-.5)*d*d.abs()
 
-# %% ../nbs/30_regression.ipynb #bf28e698
+# %% ../nbs/30_regression.ipynb #4a64408a
 def expectile_loss(
     preds:Tensor, # (N, *, Q) one output per expectile; like the target for a single one
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, Q)
@@ -303,16 +302,16 @@ def expectile_loss(
     "Asymmetric squares, which estimate expectiles (Newey and Powell 1987)"
     return level_loss(preds, target, asymmetric_square, expectiles, 'expectiles', reduction, axis, sample_weight)
 
-# %% ../nbs/30_regression.ipynb #52e04a5b
+# %% ../nbs/30_regression.ipynb #1cef7832
 class ExpectileLoss(LevelLoss, of=expectile_loss):
     "Asymmetric squares, which estimate expectiles (Newey and Powell 1987)"
 
-# %% ../nbs/30_regression.ipynb #85b0cc3c
+# %% ../nbs/30_regression.ipynb #4798fd97
 def tame_exp(x, top): return x.clamp(max=top).exp()*(1+(x-top).relu())
 def gaussian(x, y, s, eps, full=False):
     return .5*(s + (x-y)**2*tame_exp(-s, -log_of(eps))) + full*.5*math.log(2*math.pi)
 
-# %% ../nbs/30_regression.ipynb #56e3902b
+# %% ../nbs/30_regression.ipynb #2283ed3d
 def gaussian_nll_loss(
     preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance, or a tuple of both; or (N, *) means
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, 2)
@@ -331,7 +330,7 @@ def gaussian_nll_loss(
     return real_loss(mean, target, partial(value, eps=eps, full=full), reduction, args=(spread,),
         sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #2bf828d1
+# %% ../nbs/30_regression.ipynb #227bf7dc
 class SpreadLoss(RegressionLoss):
     "A loss on a mean and the logarithm of a variance; a Learner reports mean, deviation and interval"
     coverage:float = .9
@@ -351,9 +350,9 @@ class SpreadLoss(RegressionLoss):
         check_range(self.coverage, 'coverage', 0, 1)
         if self.coverage in (0,1): raise ValueError(f'coverage must be in (0, 1), got {self.coverage}')
 
-    def example(self, n=4): return torch.randn(n, 2, 2).movedim(-1, self.axis),torch.randn(n, 2)
+    def example(self, n=4): return head_example(n, 2, self.axis)
 
-# %% ../nbs/30_regression.ipynb #3ed2bfb5
+# %% ../nbs/30_regression.ipynb #16eb967d
 class GaussianNLLLoss(SpreadLoss, of=gaussian_nll_loss, order=''):
     "The negative log-likelihood of a Gaussian with its variance (Nix and Weigend 1994)"
     def forward(self,
@@ -369,12 +368,12 @@ class GaussianNLLLoss(SpreadLoss, of=gaussian_nll_loss, order=''):
         if var is not None and head_of(preds, target): var,sample_weight = None,var
         return Loss.reduced(self, reduction, preds, target, var=var, sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #cc1942ad
+# %% ../nbs/30_regression.ipynb #f6ea6def
 def beta_gaussian(x, y, s, beta, eps):
     weight = beta*s.detach().clamp(log_of(eps), 70)
     return weight.exp()*gaussian(x, y, s, eps)
 
-# %% ../nbs/30_regression.ipynb #45deae44
+# %% ../nbs/30_regression.ipynb #15108623
 def beta_nll_loss(
     preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance, or a tuple of both
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, 2)
@@ -392,17 +391,17 @@ def beta_nll_loss(
     value = partial(beta_gaussian, beta=beta, eps=eps)
     return real_loss(mean, target, value, reduction, args=(spread,), sample_weight=sample_weight)
 
-# %% ../nbs/30_regression.ipynb #7ddc2d68
+# %% ../nbs/30_regression.ipynb #d71422c8
 class BetaNLLLoss(SpreadLoss, of=beta_nll_loss):
     "The Gaussian likelihood, weighted by a power of the variance (Seitzer et al. 2022, eq. 5)"
     check_skips = SpreadLoss.check_skips | dict.fromkeys(('gradient','second_gradient'),
         'its gradient is not that of its value: the factor has none')
 
-# %% ../nbs/30_regression.ipynb #ddf437da
+# %% ../nbs/30_regression.ipynb #01c04787
 def poisson_log(x, y, top): return tame_exp(x, top) - y*x
 def poisson_rate(x, y, eps): return x - y*(x+eps).log()
 
-# %% ../nbs/30_regression.ipynb #21456b08
+# %% ../nbs/30_regression.ipynb #6a0bd684
 def poisson_nll_loss(
     preds:Tensor, # (N, *) logarithms of rates, or rates >= 0, any float dtype
     target:Tensor, # (N, *) counts; or (N,) beside predictions (N, 1)
@@ -420,19 +419,19 @@ def poisson_nll_loss(
     if full: value = plus(value, stirling)
     return real_loss(preds, target, value, reduction, sample_weight=sample_weight, check=check)
 
-# %% ../nbs/30_regression.ipynb #b04b1eea
+# %% ../nbs/30_regression.ipynb #4bb73aaa
 class PoissonNLLLoss(RegressionLoss, of=poisson_nll_loss):
     "The negative log-likelihood of counts under a Poisson distribution (Cameron and Trivedi 1998)"
     def activation(self, x): return self.clip(x.exp() if self.log_input else x)
     def example(self, n=4): return torch.rand(n, 2),torch.randint(5, (n,2)).float()
 
-# %% ../nbs/30_regression.ipynb #2c2d0392
+# %% ../nbs/30_regression.ipynb #25edac3e
 def negative_binomial(x, y, c, full=False): # log mean, count, log dispersion
     r = (-c).exp()
     value = (y+r)*F.softplus(x+c) - y*x - log_rising(y, r)
     return value + torch.lgamma(y+1) if full else value
 
-# %% ../nbs/30_regression.ipynb #400ad3a1
+# %% ../nbs/30_regression.ipynb #30156176
 def negative_binomial_nll_loss(
     preds:Tensor|tuple, # (N, *, 2) logarithms of mean and dispersion, or a tuple; or (N, *) log means
     target:Tensor, # (N, *) counts; or (N, 1) beside predictions (N, 2)
@@ -452,17 +451,18 @@ def negative_binomial_nll_loss(
     return real_loss(mean, target, value, reduction, args=(limited(spread, mean),),
         sample_weight=sample_weight, check=check_counts)
 
-# %% ../nbs/30_regression.ipynb #1f546132
+# %% ../nbs/30_regression.ipynb #ee4ce5bc
 class NegativeBinomialNLLLoss(RegressionLoss, of=negative_binomial_nll_loss):
     "The negative log-likelihood of overdispersed counts (Hilbe 2011)"
     def activation(self, x):
         if self.dispersion is None: x = x[0] if isinstance(x, (tuple,list)) else x.select(self.axis, 0)
         return self.clip(x.exp())
     def example(self, n=4):
-        x,y = torch.randn(n, 2),torch.randint(5, (n,2)).float()
-        return (torch.stack([x, x.flip(0)], -1).movedim(-1, self.axis) if self.dispersion is None else x),y
+        x,y = head_example(n, 2, self.axis)
+        y = torch.randint_like(y, 5)
+        return (x if self.dispersion is None else torch.randn_like(y)),y
 
-# %% ../nbs/30_regression.ipynb #a5fca7b7
+# %% ../nbs/30_regression.ipynb #745bccc9
 def real_loss(
     preds:Tensor, # (N, *) numbers, any float dtype
     target:Tensor, # (N, *) numbers, any dtype; or (N,) beside predictions (N, 1)
@@ -485,7 +485,7 @@ def real_loss(
         return total if reduction=='sum' else total/max(x.numel(), 1)
     return reduce(blockwise(value, x, y, *args, **how), reduction, sample_weight)
 
-# %% ../nbs/30_regression.ipynb #d017b69f
+# %% ../nbs/30_regression.ipynb #cc9cf9d7
 def real_batch(preds, target):
     "Predictions and target as plain tensors of one shape (N, *), the target in a dtype to compute with"
     check_tensors(preds=preds, target=target)
@@ -505,7 +505,7 @@ def check_y_range(y_range):
         if y_range[0]<y_range[1]: return
     raise ValueError(f'y_range must be two rising numbers, got {y_range!r}')
 
-# %% ../nbs/30_regression.ipynb #e6882eea
+# %% ../nbs/30_regression.ipynb #20acc01e
 def off_zero(x):
     "`x`, kept a millionth away from 0"
     if isinstance(x, Tensor): return torch.where((x:=to_float(x)).abs()<1e-6, 1e-6, x)
@@ -522,7 +522,7 @@ def log_partition(alpha):
     f = (t.cosh().log() - barron(t.sinh(), 0., alpha, 1.)).exp()
     return (.1*(2*f.sum()-f[0])).log()
 
-# %% ../nbs/30_regression.ipynb #aba0cb2f
+# %% ../nbs/30_regression.ipynb #6b8f28c9
 def levels_head(preds, target, n, axis=-1):
     "Predictions (N, *, n) with the n numbers on the last axis, and the target (N, *)"
     check_tensors(preds=preds, target=target)
@@ -545,15 +545,23 @@ def head(preds, target, n, axis=-1):
     if shapes!=shapes[:1]*n: raise ValueError(f'preds must be {n} tensors of one shape, got {shapes}')
     return [plain(o) for o in preds],target
 
+def head_example(n, k, axis):
+    "A random batch with k numbers on an axis for each target"
+    check_int(axis, 'axis')
+    y = torch.randn(n, *[2]*max(axis, -axis-1, 1))
+    return torch.randn(*y.shape, k).movedim(-1, axis).contiguous(),y
+
 def head_of(preds, target):
     "Do the predictions hold more than one number for each target?"
     if isinstance(preds, (tuple,list)): return True
     check_tensors(preds=preds, target=target)
-    return preds.ndim>target.ndim or preds.ndim==target.ndim==2 and target.shape[1]==1!=preds.shape[1]
+    if preds.ndim==2: return preds.shape[1]!=1 and (target.ndim==1 or target.shape[1]==1)
+    return preds.ndim>target.ndim
 
-# %% ../nbs/30_regression.ipynb #8ea01012
+# %% ../nbs/30_regression.ipynb #d2856e2d
 def check_levels(levels, name):
     "A level as it is, or several as a tuple of rising numbers"
+    if isinstance(levels, Tensor) and not levels.ndim: return check_range(levels, name, 0, 1) or levels
     if hasattr(levels, 'tolist'): levels = levels.tolist()
     many = isinstance(levels, (tuple,list))
     for q in levels if many else [levels]:
@@ -577,7 +585,7 @@ def level_loss(preds, target, value, levels, name, reduction, axis, sample_weigh
     loss = blockwise(value, x, y, q, derive=attached(value)).mean(-1)
     return reduce(loss, reduction, sample_weight)
 
-# %% ../nbs/30_regression.ipynb #9eba45b2
+# %% ../nbs/30_regression.ipynb #16ac2eb5
 def gaussian_var(x, y, var, eps, full=False):
     v = var.clamp(min=eps)
     return .5*(v.log() + (x-y)**2/v) + full*.5*math.log(2*math.pi)
@@ -595,7 +603,7 @@ def check_least(x, name):
     if not x.numel() or not can_read(x): return
     if (least := x.detach().min().item())<0: raise ValueError(f'{name} must be >= 0, got {least:g}')
 
-# %% ../nbs/30_regression.ipynb #1dd09a57
+# %% ../nbs/30_regression.ipynb #532d9bb4
 def check_counts(x, y): check_least(y, 'target')
 def check_rates(x, y):
     check_least(y, 'target')
@@ -616,7 +624,8 @@ def limited(c, like):
     "The logarithm of a dispersion as a tensor, kept where its exponential is a number"
     check_tensors(preds=like)
     top = 11. if like.dtype==torch.half else 30.
-    if not isinstance(c, Tensor): c = to_float(like[:0]).new_full((), c)
+    dtype = torch.double if like.dtype==torch.double else torch.float
+    if not isinstance(c, Tensor): c = torch.full((), c, dtype=dtype, device=like.device)
     return c.clamp(-top, top)
 
 def log_rising(y, r):
@@ -626,7 +635,7 @@ def log_rising(y, r):
     far = (b+y-.5)*torch.log1p(y/b) - y - y/(12*b*(b+y)) + (b**-3 - (b+y)**-3)/360
     return torch.where(r<16, near, far)
 
-# %% ../nbs/30_regression.ipynb #08204dac
+# %% ../nbs/30_regression.ipynb #8dccfa4f
 @derivative_of(squared)
 def squared_slope(x, y):
     d = x-y

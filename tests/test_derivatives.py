@@ -6,11 +6,11 @@ from lossbook._modidx import d
 from lossbook.blocks import binary_loss, class_loss, derivatives
 
 for mod in d['syms']:
-    if mod.split('.')[-1] in ('focal',): import_module(mod)
+    if mod.split('.')[-1] in ('focal','regression'): import_module(mod)
 
 # numbers to try for the parameters of the values; one that is missing here fails by name
 TRY = dict(gamma=(.5,1.,2.,3.3), q=(.3,1.), epsilon=(-.5,1.), pos=(1.,.3), neg=(1.,.7), pos_weight=(1.,2.5), A=(-4.,),
-    t1=(.5,1.), t2=(1.2,2.))
+    t1=(.5,1.), t2=(1.2,2.), delta=(.3,2.), beta=(.3,2.), eps=(.1,1.), alpha=(-2.,0.,1.3,2.), scale=(.5,2.), top=(1.5,70.))
 
 def cases():
     for value in derivatives:
