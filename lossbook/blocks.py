@@ -202,6 +202,12 @@ def row_loss(x, y, value, rows, smoothing, smooth, both, kind):
 
 def identity(nll): return nll # the value of a class in cross entropy
 
+def averaged(nll, y, value=identity):
+    "The row of a class value: its average over the label, without 0 times infinity"
+    return (y*value(nll.masked_fill((y==0) & (nll==inf), 0.))).sum(1)
+
+def above_zero(q): return q.clamp(min=1e-6) if isinstance(q, Tensor) else max(q, 1e-30) # to divide by
+
 def class_sum(x, y, value, weight, smooth, kind, learned=None):
     "The values of the classes, averaged over the target (M, *)"
     ce = kind.ce if value is None and smooth is None else None
@@ -230,6 +236,11 @@ def class_sum(x, y, value, weight, smooth, kind, learned=None):
 
 @derivative_of(identity)
 def identity_slope(nll, p): return nll,1.
+
+@derivative_of(averaged)
+def averaged_slope(nll, p, y, value=identity):
+    v,g = attached(value)(nll.masked_fill((y==0) & (nll==inf), 0.), p)
+    return (y*v).sum(1),y*g
 
 # %% ../nbs/01_blocks.ipynb #3e22af10
 def binary_loss(

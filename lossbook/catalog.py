@@ -26,14 +26,13 @@ def page_of(
     "Where a loss is documented"
     return modidx['syms'][cls.__module__][f'{cls.__module__}.{cls.__name__}'][0]
 
-# %% ../nbs/61_catalog.ipynb #2a99f12f
 def source_of(
     cls, # a class of `loss_classes`
 )->str: # such as 'Lin et al. 2017, eq. 5', or '' where there is none
     "The source that the docstring of a loss names"
-    return next(iter(re.findall(r'\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)', cls.__doc__ or '')), '')
+    found = re.findall(r'\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)', cls.__doc__ or '')
+    return next(iter(found), '')
 
-# %% ../nbs/61_catalog.ipynb #2a2891bc
 def targets_of(
     loss, # an instance
 )->str: # such as 'indices, distributions'
@@ -49,7 +48,7 @@ def targets_of(
         except (TypeError, ValueError): return False
     return ', '.join(k for k,t in forms.items() if accepts(t))
 
-# %% ../nbs/61_catalog.ipynb #92be1dad
+# %% ../nbs/61_catalog.ipynb #96cdb6a5
 class Entry(NamedTuple):
     "A row of the catalogue"
     name:str # of the class
@@ -79,8 +78,8 @@ def entry(
     if (task := task_of(loss)) in ('classes','binary'):
         p = properties(loss)
         props = {k: getattr(p, k) for k in measured}
-    return Entry(cls.__name__, cls.__module__.rpartition('.')[2], page_of(cls), task, targets_of(loss),
-        params, source_of(cls), **props)
+    return Entry(cls.__name__, cls.__module__.rpartition('.')[2], page_of(cls), task,
+        targets_of(loss), params, source_of(cls), **props)
 
 # %% ../nbs/61_catalog.ipynb #a2e83097
 class Catalog(list):
@@ -91,10 +90,11 @@ class Catalog(list):
         return pd.DataFrame(self, columns=Entry._fields).set_index('name')
 
     def _repr_markdown_(self):
-        def show(v): return {None: '-', True: 'yes', False: 'no'}[v] if v is None or isinstance(v, bool) else f'{v:.3g}'
+        def show(v):
+            return '-' if v is None else ('no','yes')[v] if isinstance(v, bool) else f'{v:.3g}'
         head = 'loss','task','source',*measured
-        rows = [(f'[{o.name}]({o.page})', o.task, o.source.partition(',')[0], *[show(getattr(o, k)) for k in measured])
-            for o in self]
+        rows = [(f'[{o.name}]({o.page})', o.task, o.source.partition(',')[0],
+            *[show(getattr(o, k)) for k in measured]) for o in self]
         return '\n'.join('| '+' | '.join(r)+' |' for r in (head, ['---']*len(head), *rows))
 
 # %% ../nbs/61_catalog.ipynb #69b7f654

@@ -61,7 +61,8 @@ def show(x, digits=4):
     if not isinstance(x, Tensor): return f'{x:.{digits}g}' if isinstance(x, float) else repr(x)
     known = type(plain(x)) is Tensor and not x.is_meta # a fake tensor has no values
     vals = str(short(x.tolist())) if known and 0<x.numel()<=100 else f'shape {tuple(x.shape)}'
-    return vals if x.dtype in (torch.float, torch.long, torch.bool) else f'{vals} {str(x.dtype)[6:]}'
+    usual = x.dtype in (torch.float, torch.long, torch.bool)
+    return vals if usual else f'{vals} {str(x.dtype)[6:]}'
 
 # %% ../nbs/02_check.ipynb #9be125d0
 def rand(*shape): return (torch.randn(shape)*1.5).round(decimals=2)
@@ -75,7 +76,8 @@ TASKS = dict(classes=lambda n,C: Batch([rand(n,C)], [torch.arange(n)*2%C]),
     real=lambda n,C: Batch([rand(n,C)], [rand(n,C)]),
     pairs=lambda n,C: Batch([rand(n,5),rand(n,5)], [torch.arange(n)%2*2.-1]),
     triplets=lambda n,C: Batch([rand(n,5) for _ in range(3)]), span=some_spans)
-SCORES = dict(logits=lambda x,classes: x, probs=lambda x,classes: x.softmax(1) if classes else x.sigmoid(),
+SCORES = dict(logits=lambda x,classes: x,
+    probs=lambda x,classes: x.softmax(1) if classes else x.sigmoid(),
     log_probs=lambda x,classes: x.log_softmax(1) if classes else nn.functional.logsigmoid(x))
 
 def check_task(task):
@@ -168,7 +170,7 @@ class Case:
         example=None, # arguments for a call, or callable: n -> arguments for n examples
         task:str=None, # 'classes', 'binary', 'real', 'pairs', 'triplets' or 'span'; or found out
         scores:str=None, # what the loss takes: 'logits', 'probs' or 'log_probs'; or found out
-        n_preds:int=None, # how many leading arguments are predictions; by default as the task says, or 1
+        n_preds:int=None, # how many leading arguments are predictions; by default as the task says
         n:int=4, # examples in a batch
         backend:str='aot_eager', # for `torch.compile`
     ):
@@ -235,13 +237,14 @@ def n_classes(case):
     try:
         if case.own and (C := case.loss.per_class()[0]): return C
     except AttributeError: pass # it wraps one that is not of this book
-    if case.example is not None and case.task=='classes': return leaves(case.batch().preds)[0].shape[case.axis]
+    if case.example is not None and case.task=='classes':
+        return leaves(case.batch().preds)[0].shape[case.axis]
     w = setting(case.loss, 'weight')
     return len(w) if isinstance(w, Tensor) and w.ndim==1 else 3 if case.task=='classes' else 2
 
 # %% ../nbs/02_check.ipynb #2fabdd77
-WAYS = (('classes','logits'), ('binary','logits'), ('binary','probs'), ('classes','probs'), ('real','logits'),
-    ('span','logits'), ('pairs','logits'), ('triplets','logits'))
+WAYS = (('classes','logits'), ('binary','logits'), ('binary','probs'), ('classes','probs'),
+    ('real','logits'), ('span','logits'), ('pairs','logits'), ('triplets','logits'))
 
 def find_task(case):
     "Fill in the task and the scores of a case"
@@ -257,7 +260,8 @@ def find_task(case):
     found = [o for want in (True,False) for o,v in fits.items() if v is want]
     if found: case.task,case.scores = found[0]
     elif task is None:
-        raise ValueError('the loss takes none of the usual batches: pass `example`, one that it takes')
+        raise ValueError('the loss takes none of the usual batches: '
+            'pass `example`, one that it takes')
     if task is None and case.task=='binary' and is_real(case.loss): case.task = 'real'
 
 def fit(case, task, scores):
@@ -274,7 +278,8 @@ def fit(case, task, scores):
 
 def right_is_cheap(case):
     "Does a right answer cost less than a wrong one, for every class?"
-    f,right,wrong = in_dtype(case.mean, torch.double),*(leading(case, m).to(torch.double) for m in (1,-1))
+    f = in_dtype(case.mean, torch.double)
+    right,wrong = (leading(case, m).to(torch.double) for m in (1,-1))
     parts = [slice(i, i+1) for i in range(len(right))] if case.task=='classes' else [slice(None)]
     return all(less(case(right[i], f).mean(), case(wrong[i], f).mean()) for i in parts)
 
@@ -289,7 +294,8 @@ def is_real(loss):
 
 def scores_of(loss):
     "What a loss takes, if its first argument has a telling name"
-    first = next(iter(parameters_of(type(loss).func if isinstance(loss, Loss) else forward_of(loss))), None)
+    f = type(loss).func if isinstance(loss, Loss) else forward_of(loss)
+    first = next(iter(parameters_of(f)), None)
     return first if first in SCORES else None
 
 def brings_example(loss):
@@ -300,23 +306,25 @@ def brings_example(loss):
 def task_of(loss):
     "The task of a loss of this book"
     if (task := getattr(loss, 'task', None)) is not None: return task
-    if isinstance(loss, (ClassLoss,BinaryLoss)): return 'classes' if isinstance(loss, ClassLoss) else 'binary'
+    if isinstance(loss, ClassLoss): return 'classes'
+    if isinstance(loss, BinaryLoss): return 'binary'
     def takes(task):
         try: loss(*(b := fixed(lambda: TASKS[task](4, 2))).preds, *b.targets)
         except Exception: return False
         return True
     return next((o for o in ('span','pairs','triplets') if takes(o)), 'real')
 
-# %% ../nbs/02_check.ipynb #561e1b81
+# %% ../nbs/02_check.ipynb #0153e3d3
 def leading(case, m):
-    "A batch in which the right answer leads by `m`, or trails; where nothing leads, one that is right for m > 0"
+    "A batch whose right answers lead by `m`, or trail; where nothing leads, right for m > 0"
     b = case.batch()
     x,y = leaves(b.preds)[0],b.targets[0] if b.targets else None
     if case.task=='classes' and not y.is_floating_point(): x = one_hot_batch(b, case.C).targets[0]*m
     elif case.task=='binary': x = (y>.5)*2.*m-m
     elif case.task=='real' and x.shape==y.shape: return Batch([y+float(m<0)], b.targets)
     elif case.task=='triplets': return Batch([x,x,-x] if m>0 else [x,-x,x])
-    elif case.task=='span' and x.shape[:2]==y.shape: x = nn.functional.one_hot(y, x.shape[2])*float(m)
+    elif case.task=='span' and x.shape[:2]==y.shape:
+        x = nn.functional.one_hot(y, x.shape[2])*float(m)
     else: raise NotApplicable('for losses whose right answer is known')
     return Batch([case.score(x)], b.targets)
 
@@ -363,9 +371,11 @@ def agree(
 ):
     "Raise a sentence unless both are equal up to rounding; NaN equals NaN"
     shapes = tuple(want.shape),tuple(got.shape)
-    if shapes[0]!=shapes[1]: raise AssertionError(f'{what} should have shape {shapes[0]}, got {shapes[1]}')
+    if shapes[0]!=shapes[1]:
+        raise AssertionError(f'{what} should have shape {shapes[0]}, got {shapes[1]}')
     got,want = plain(got).detach().double(),plain(want).detach().double()
-    ok = (got==want) | (got.isnan() & want.isnan()) | ((got-want).abs() <= atol+rtol*want.abs())
+    near = (got-want).abs() <= atol+rtol*want.abs()
+    ok = (got==want) | (got.isnan() & want.isnan()) | near
     if ok.all(): return
     i = (got-want).abs().nan_to_num(torch.inf).where(~ok, -1.).flatten().argmax()
     raise AssertionError(f'{what} should be {want.flatten()[i]:.6g}, got {got.flatten()[i]:.6g}')
@@ -405,7 +415,8 @@ def run_once(f, case):
 
 def name_of(loss):
     "What a loss is called"
-    return name_of(loss.func) if isinstance(loss, partial) else getattr(loss, '__name__', type(loss).__name__)
+    if isinstance(loss, partial): return name_of(loss.func)
+    return getattr(loss, '__name__', type(loss).__name__)
 
 def in_a_line(e):
     "An exception in one line"
@@ -438,19 +449,21 @@ def check_sums(case):
     want = per_position(case, b).sum()
     agree(case(b, case.reduced('sum')), want, "reduction='sum'")
 
-# %% ../nbs/02_check.ipynb #62e6e5b9
+# %% ../nbs/02_check.ipynb #0d10a75e
 @check('values')
 def check_falls(case):
     "A right answer costs less than a wrong one, and one that is sure next to nothing"
     if case.task is None: raise NotApplicable('for losses whose right answer is known')
     wrong,right = cost(case, -1),cost(case, 1)
-    if not right<wrong: raise AssertionError(f'a right answer costs {right:.4g}, a wrong one {wrong:.4g}')
+    if not right<wrong:
+        raise AssertionError(f'a right answer costs {right:.4g}, a wrong one {wrong:.4g}')
     if case.task not in ('classes','binary'): return
     unsure,*sure = [cost(case, m) for m in (0, 1, 2, 4, 8, 16, 32, 100, 1e3, 1e4)]
     least = min(v for v in (right, *sure) if v==v)
     if not least>.1*unsure or not sure[-1]<=1.01*least: return
-    raise AssertionError(f'the surest right answer still costs {least:.4g}, no answer at all {unsure:.4g}: '
-        'do the scores go through a softmax or a sigmoid before the one of the loss?')
+    raise AssertionError(f'the surest right answer still costs {least:.4g}, '
+        f'no answer at all {unsure:.4g}: do the scores go through a softmax or a sigmoid '
+        'before the one of the loss?')
 
 # %% ../nbs/02_check.ipynb #1bc7a30d
 def with_weights(case):
@@ -516,7 +529,8 @@ def check_weighted_one_hot(case):
 def left_out(case, b, keep, f, what, **kwargs):
     "Does `f` on `b` equal the loss on the part of the batch that is kept?"
     for r in ('mean','sum') if has_setting(case.loss, 'reduction') else ('',):
-        want,want_grads = case.grad(case.batch()[keep], with_setting(case.loss, reduction=r) if r else case.loss)
+        whole = with_setting(case.loss, reduction=r) if r else case.loss
+        want,want_grads = case.grad(case.batch()[keep], whole)
         v,grads = case.grad(b, with_setting(f, reduction=r) if r else f, **kwargs)
         agree(v, want, f'the value with {what}' + f' ({r})'*bool(r))
         for g,h in zip(grads, want_grads):
@@ -534,7 +548,8 @@ def takes_weights(case): return 'sample_weight' in parameters_of(forward_of(case
 def ignoring(case, loss):
     "The loss with -100 as its `ignore_index`"
     case.need('classes', 'binary')
-    if not case.own and setting(loss, 'ignore_index') is None: raise NotApplicable('the loss has no ignore_index')
+    if not case.own and setting(loss, 'ignore_index') is None:
+        raise NotApplicable('the loss has no ignore_index')
     return with_setting(loss, ignore_index=-100)
 
 def can_ignore(case):
@@ -574,7 +589,8 @@ def check_ignores(case):
 # %% ../nbs/02_check.ipynb #69141ab4
 def dense(case, axis):
     "2 x 3 positions per example, the classes on `axis`"
-    x,y = fixed(lambda: rand(case.n, case.C, 2, 3)),torch.arange(case.n*6).reshape(case.n,2,3)*2%case.C
+    x = fixed(lambda: rand(case.n, case.C, 2, 3))
+    y = torch.arange(case.n*6).reshape(case.n,2,3)*2%case.C
     return Batch([case.score(x).movedim(1, axis)], [y])
 
 @check('values')
@@ -620,22 +636,21 @@ def check_splits(case):
 def saturated(case, big):
     "Batches that are surely right and surely wrong, by name; only large where neither is known"
     b = case.batch()
-    if case.task=='classes':
-        y = one_hot_batch(b, case.C).targets[0]*2-1
-        return {'right answers': Batch([case.score(y*big)], b.targets),
-            'wrong answers': Batch([case.score(y.roll(1, 1)*big)], b.targets)}
-    if case.task=='binary':
-        y = b.targets[0]*2-1
-        return {'right answers': Batch([case.score(y*big)], b.targets), 'wrong answers': Batch([case.score(-y*big)], b.targets)}
-    return {k: b.on_preds(lambda x: x.sign()*s) for k,s in (('large predictions',big), ('large negative predictions',-big))}
+    if case.task in ('classes','binary'):
+        y = b.targets[0] if case.task=='binary' else one_hot_batch(b, case.C).targets[0]
+        right,wrong = 2*y-1,1-2*y if case.task=='binary' else (2*y-1).roll(1, 1)
+        return {k: Batch([case.score(x*big)], b.targets)
+            for k,x in (('right answers',right), ('wrong answers',wrong))}
+    ways = ('large predictions',big), ('large negative predictions',-big)
+    return {k: b.on_preds(lambda x: x.sign()*s) for k,s in ways}
 
 def finite(case, big, dtype):
     f,name = in_dtype(case.mean, dtype),str(dtype)[6:]
     for k,b in saturated(case, big).items():
         v,grads = case.grad(b.to(dtype), f)
         for what,t in (('value',v), *[('gradient',g) for g in grads]):
-            if not t.isfinite().all():
-                raise AssertionError(f'the {what} on {k} at +-{big:g} in {name} is {t[~t.isfinite()][0].item()}')
+            if len(bad := t[~t.isfinite()]):
+                raise AssertionError(f'the {what} on {k} at +-{big:g} in {name} is {bad[0].item()}')
 
 @check('numerics')
 def check_large_float32(case):
@@ -654,24 +669,27 @@ def check_large_bfloat16(case):
 
 # %% ../nbs/02_check.ipynb #c48d9540
 def rounded(case, dtype, where):
-    "Is the loss in `dtype` no worse than float32 rounded to it, plus one unit?"
-    b,name = case.batch().to(dtype),str(dtype)[6:]
-    def all_of(d): return [o.to(dtype).double() if d==torch.float else o for o in flat(case.grad(b.to(d), in_dtype(case.loss, d)))]
-    def flat(res): return [res[0],*res[1]]
-    want,near = all_of(torch.double),all_of(torch.float)
-    with where: got = flat(case.grad(b, in_dtype(case.loss, dtype)))
-    for what,v,w,r in zip(['value']+['gradient']*len(got), got, want, near):
-        one = torch.finfo(dtype).eps*w.abs().nan_to_num(0., 0.).max() if w.numel() else 0.
-        agree(v, w, f'the {what} in {name}', 0., (r-w).abs()+one)
+    "Is the loss of each example in `dtype` no worse than float32 rounded to it, plus one unit?"
+    name,eps = str(dtype)[6:],torch.finfo(dtype).eps
+    def flat(b, d):
+        v,grads = case.grad(b.to(d), in_dtype(case.loss, d))
+        return v,*grads
+    b = case.batch().to(dtype)
+    for one in (b[i:i+1] for i in range(len(b))):
+        want,near = flat(one, torch.double),[t.to(dtype).double() for t in flat(one, torch.float)]
+        with where: got = flat(one, dtype)
+        for i,(v,w,r) in enumerate(zip(got, want, near)):
+            unit = eps*w.abs().clamp(min=1)
+            agree(v, w, f'the {"gradient" if i else "value"} in {name}', 0., (r-w).abs()+unit)
 
 @check('numerics')
 def check_half_precision(case):
-    "float16 and bfloat16 are as near to float64 as float32 rounded to them, up to one unit"
+    "float16 and bfloat16 are as near to float64 as float32 that is rounded once, up to one unit"
     for dtype in (torch.half, torch.bfloat16): rounded(case, dtype, nullcontext())
 
 @check('numerics')
 def check_many_rows(case):
-    "Over 200,000 rows the mean in float32 is that of float64, with weights and what is left out, too"
+    "Over 200,000 rows the mean in float32 is that of float64, with weights, too"
     case.need('classes', 'binary', 'real')
     try: CHECKS['splits'](case)
     except AssertionError: raise NotApplicable('for losses that add up over the batch') from None
@@ -679,17 +697,20 @@ def check_many_rows(case):
     i = torch.arange(len(b))
     w = torch.tensor([.3,.7,1.1,.9,.1])[torch.arange(case.C)%5] # whose sums are no round numbers
     weight,sample_weight = dict(weight=w),dict(sample_weight=.1+i%3)
-    forms = {'': (b,{},{}), ' with ignored positions': (with_ignored(b, i%3!=0),dict(ignore_index=-100),{})}
+    forms = {'': (b,{},{})}
+    if can_ignore(case):
+        forms[' with ignored positions'] = with_ignored(b, i%3!=0),dict(ignore_index=-100),{}
     if takes_weights(case): forms[' with sample_weight'] = b,{},sample_weight
     if case.task=='classes' or case.own: forms[' with class weights'] = b,weight,{}
     for what,(o,params,kwargs) in forms.items():
         def mean(dtype):
             def to(d): return {k: v.to(dtype) if isinstance(v, Tensor) else v for k,v in d.items()}
-            return case(o.to(dtype), with_setting(in_dtype(case.mean, dtype), **to(params)), **to(kwargs))
-        if 'ignored' in what and not can_ignore(case): continue
+            f = with_setting(in_dtype(case.mean, dtype), **to(params))
+            return case(o.to(dtype), f, **to(kwargs))
         try: want = mean(torch.double)
         except Exception: continue # not every loss computes in float64
-        if want.dtype==torch.double: agree(mean(torch.float), want, f'the mean over {len(b):,} rows{what}')
+        if want.dtype!=torch.double: continue
+        agree(mean(torch.float), want, f'the mean over {len(b):,} rows{what}')
 
 # %% ../nbs/02_check.ipynb #e67e5c3a
 @check('numerics')
@@ -729,16 +750,19 @@ def check_minus_infinity(case):
 def derivative(case, test, name):
     "Run `gradcheck` or `gradgradcheck`"
     b,f = case.batch(min(case.n, 2)).to(torch.double),in_dtype(case.loss, torch.double)
-    b = b.on_preds(lambda t: t+torch.linspace(.0011, .0037, t.numel(), dtype=t.dtype).reshape(t.shape))
+    def moved(t): return t+torch.linspace(.0011, .0037, t.numel(), dtype=t.dtype).reshape(t.shape)
+    b = b.on_preds(moved)
     ins = [t.detach().requires_grad_() for t in leaves(b.preds)]
     if (got := case(b, f).dtype)!=torch.double:
-        raise AssertionError(f'the value for float64 predictions is {str(got)[6:]}, too coarse for finite differences')
+        raise AssertionError(f'the value for float64 predictions is {str(got)[6:]}, '
+            'too coarse for finite differences')
     def g(*ts):
         ts = iter(ts)
         return f(*on_tensors(lambda _: next(ts), b.preds), *b.targets)
     try: test(g, ins)
     except GradcheckError as e:
-        raise AssertionError(f'the {name} is not that of finite differences: {in_a_line(e)[16:]}') from None
+        text = f'the {name} is not that of finite differences: {in_a_line(e)[16:]}'
+        raise AssertionError(text) from None
 
 @check('numerics')
 def check_gradient(case):
@@ -762,7 +786,8 @@ def check_forward_mode(case):
     agree(got, want, 'the derivative by torch.func.jvp', 1e-4)
     with fwad.dual_level(): got = fwad.unpack_dual(f(*map(fwad.make_dual, ts, ways))).tangent
     case.last = b
-    agree(torch.zeros_like(want) if got is None else got, want, 'the derivative by forward mode', 1e-4)
+    if got is None: got = torch.zeros_like(want)
+    agree(got, want, 'the derivative by forward mode', 1e-4)
 
 # %% ../nbs/02_check.ipynb #674235b6
 def zero(case, b, f, what, **kwargs):
@@ -786,10 +811,10 @@ def check_all_ignored(case):
 
 # %% ../nbs/02_check.ipynb #06483435
 def numbers(case, b):
-    "The parameters that are numbers and change the loss of `b`, each with up to three values that the loss takes"
+    "The numbers among the parameters that change the loss of `b`, each with up to three values"
     o,was,res = case.loss,case(b),{}
     for k,p in parameters_of(o if is_function(o) else type(o)).items():
-        if not (isinstance(p.default, float) or p.default is None) or not has_setting(o, k): continue
+        if not isinstance(p.default, (float,type(None))) or not has_setting(o, k): continue
         now,vals = setting(o, k),[]
         if not isinstance(now, (float,type(None))): continue
         for v in (.5*now, .75*now, 1.25*now, 1.5*now) if now else (.25, .5, .75):
@@ -829,11 +854,12 @@ def check_recompiles(case):
             for kw in some:
                 o = with_setting(case.loss, **kw)
                 args = (case.loss,kw) if is_function(case.loss) else (o,{})
-                how = ', '.join(f'{k}={v:g}' for k,v in kw.items()) + ' with dynamic=True'*bool(dynamic)
-                agree_all(case.grad(b, partial(f, *args)), case.grad(b, o), f'when compiled for {how}')
+                how = ', '.join(f'{k}={v:g}' for k,v in kw.items())
+                how = f'when compiled for {how}' + ' with dynamic=True'*bool(dynamic)
+                agree_all(case.grad(b, partial(f, *args)), case.grad(b, o), how)
         finally: torch.compiler.reset()
 
-# %% ../nbs/02_check.ipynb #4bdb0f37
+# %% ../nbs/02_check.ipynb #d7820d75
 def same_form(a, b, what):
     "Do two results of `Case.grad` have the same shapes and dtypes?"
     for name,got,want in zip(['value']+['gradient']*len(b[1]), [a[0],*a[1]], [b[0],*b[1]]):
@@ -856,7 +882,8 @@ def check_fake(case):
         if not is_function(case.loss) and hasattr(case.loss, 'to'):
             on_meta = case.grad(b.on_all(lambda t: t.to('meta')), copied(case.loss).to('meta'))
             same_form(on_meta, want, "on 'meta'")
-        v,*grads = make_fx(f, tracing_mode='symbolic', _allow_non_fake_inputs=True)(*b.flat())(*other.flat())
+        graph = make_fx(f, tracing_mode='symbolic', _allow_non_fake_inputs=True)(*b.flat())
+        v,*grads = graph(*other.flat())
         agree_all((v,grads), case.grad(other), 'of other numbers in a graph by make_fx')
     finally: case.last = b
 
@@ -864,7 +891,8 @@ def check_fake(case):
 def check_traces(case):
     "`torch.jit.trace` does not bake in what it saw"
     b = case.batch()
-    others = {'other numbers': b.on_preds(lambda t: t.flip(0)), f'{case.n+3} examples': case.batch(case.n+3)}
+    others = {'other numbers': b.on_preds(lambda t: t.flip(0)),
+        f'{case.n+3} examples': case.batch(case.n+3)}
     if case.task in ('classes','binary'): others |= saturated(case, 1e4)
     baked(case, case.loss, b, others)
     if not can_ignore(case): return
@@ -880,7 +908,7 @@ def baked(case, loss, b, others):
         want = case(o, loss)
         agree(traced(*o.flat()), want, f'the value of {what} in a trace')
 
-# %% ../nbs/02_check.ipynb #405c6484
+# %% ../nbs/02_check.ipynb #5a94266d
 @check('engineering')
 def check_vmaps(case):
     "`vmap` of `grad` gives the gradient of every example"
@@ -910,17 +938,19 @@ class Watch(TorchFunctionMode):
 
 @check('engineering')
 def check_threads(case):
-    "Four threads at once get what one gets; a call changes nothing of the loss, not even while it runs"
+    "Four threads get what one gets; a call changes nothing of the loss, not even while it runs"
     bs,was,state = [case.batch(n) for n in (2,3,4,5)],sys.getswitchinterval(),words_of(case.loss)
     def look(when='while it runs'):
         for old,new in zip(state, words_of(case.loss)):
             for k in old:
-                if new.get(k)!=old[k]: raise AssertionError(f'a call sets {k}={new.get(k)!r} {when}, where it was {old[k]!r}')
+                if (v := new.get(k))==old[k]: continue
+                raise AssertionError(f'a call sets {k}={v!r} {when}, where it was {old[k]!r}')
     with Watch(look): case(bs[0])
     wants = [case.grad(b) for b in bs]
+    def some(b): return [case.grad(b) for _ in range(10)]
     sys.setswitchinterval(1e-6) # threads take turns all the time
     try:
-        with ThreadPoolExecutor(4) as pool: got = list(pool.map(lambda b: [case.grad(b) for _ in range(10)], bs))
+        with ThreadPoolExecutor(4) as pool: got = list(pool.map(some, bs))
     finally: sys.setswitchinterval(was)
     for b,w,gs in zip(bs, wants, got):
         case.last = b
@@ -945,7 +975,8 @@ def check_learned_numbers(case):
             try: y = case(x, with_setting(f, **{k: p})).sum()
             except Exception as e:
                 if k in str(e): continue
-                raise AssertionError(f'the error for a tensor as {k} does not name it: {in_a_line(e)}') from None
+                text = f'the error for a tensor as {k} does not name it: {in_a_line(e)}'
+                raise AssertionError(text) from None
             g = torch.autograd.grad(y, p, allow_unused=True)[0] if y.requires_grad else None
             if g is None: raise AssertionError(f'{k} as a tensor gets no gradient{form}')
             # a difference in float32 says nothing
@@ -980,7 +1011,8 @@ def check_pure(case):
     case.grad(b)
     with torch.no_grad(): case(b)
     for name,x,y in (('predictions',b.preds,was.preds), ('targets',b.targets,was.targets)):
-        for t,u in zip(leaves(x), leaves(y)): agree(t, u, f'an item of the {name} after a call', 0, 0)
+        for t,u in zip(leaves(x), leaves(y)):
+            agree(t, u, f'an item of the {name} after a call', 0, 0)
     for k,v in tensors_of(case.loss).items(): agree(v, state[k], f'{k} after a call', 0, 0)
 
 # %% ../nbs/02_check.ipynb #09fd56dc
@@ -1042,7 +1074,8 @@ def refused(f, names, what):
     except NotApplicable: raise
     except Exception as e:
         if any(o.lower() in str(e).lower() for o in names): return
-        raise AssertionError(f'the error for {what} does not name the argument: {in_a_line(e)}') from None
+        text = f'the error for {what} does not name the argument: {in_a_line(e)}'
+        raise AssertionError(text) from None
     raise AssertionError(f'{what} is accepted and gives {show(v)}')
 
 def arguments(case):
@@ -1063,7 +1096,8 @@ def check_bad_shape(case):
         if torch.equal(case(bad), case(good)): return # it flattens both
     except Exception: pass
     y,x = tuple(bad.targets[0].shape),tuple(bad.preds[0].shape)
-    refused(lambda: case(bad), arguments(case), f'a target of shape {y} for predictions of shape {x}')
+    what = f'a target of shape {y} for predictions of shape {x}'
+    refused(lambda: case(bad), arguments(case), what)
 
 @check('engineering')
 def check_bad_class(case):
@@ -1170,12 +1204,16 @@ def trained(case, *cbs):
     b = case.batch(8)
     items = list(zip(torch.randn(8,1,4,4), b.targets[0]))
     dls = DataLoaders.from_dsets(items, items, bs=4, num_workers=0, device=torch.device('cpu'))
-    learn = Learner(dls, Tiny(case, b.preds[0].shape[1:]), copied(case.mean), cbs=cbs)
+    f = copied(case.mean)
+    # a function may have it, too
+    if isinstance(f, partial): f.y_int = getattr(case.loss, 'y_int', False)
+    learn = Learner(dls, Tiny(case, b.preds[0].shape[1:]), f, cbs=cbs)
     learn.remove_cbs([o for o in learn.cbs if o.name=='progress'])
     before = [p.detach().clone() for p in learn.model.parameters()]
     with learn.no_logging(): learn.fit(1, 1e-2)
     after = list(learn.model.parameters())
-    if not all(p.isfinite().all() for p in after): raise AssertionError('the weights are not finite after an epoch')
+    if not all(p.isfinite().all() for p in after):
+        raise AssertionError('the weights are not finite after an epoch')
     if all(map(torch.equal, before, after)): raise AssertionError('an epoch changes no weight')
     return learn
 
@@ -1186,8 +1224,8 @@ def mixed(case, name):
     except NotApplicable: raise
     except Exception as e:
         if case.task!='classes' or getattr(case.loss, 'y_int', False): raise
-        raise AssertionError(f'raises {in_a_line(e)}; set `y_int = True` on the loss, so that {name} mixes losses '
-            'and not class indices') from None
+        raise AssertionError(f'raises {in_a_line(e)}; set `y_int = True` on the loss, '
+            f'so that {name} mixes losses and not class indices') from None
 
 @check('learner', slow=True)
 def check_mixup(case):
@@ -1231,7 +1269,8 @@ class Report:
     def raise_failed(self):
         "Raise an `AssertionError` that lists what failed, if anything did"
         if self.ok: return
-        raise AssertionError('\n'.join([self.summary(), *(f'{k}: {v}' for k,v in self.failed.items())]))
+        rows = [f'{k}: {v}' for k,v in self.failed.items()]
+        raise AssertionError('\n'.join([self.summary(), *rows]))
 
     def to_frame(self):
         "The results as a pandas DataFrame, a row a check"
@@ -1239,7 +1278,8 @@ class Report:
         return pd.DataFrame(self.results).set_index('check')
 
     def __repr__(self):
-        def row(o): return f'{o.check:18}{o.status:16}{o.reason}' + f' [{o.example}]'*bool(o.example)
+        def row(o):
+            return f'{o.check:18}{o.status:16}{o.reason}' + f' [{o.example}]'*bool(o.example)
         return '\n'.join([self.summary(), *(row(o).rstrip() for o in self.results)])
 
     def _repr_markdown_(self):
@@ -1247,9 +1287,10 @@ class Report:
         bad = [o for o in self.results if o.status=='failed']
         rows = ['| failed | what was found | smallest example |', '| --- | --- | --- |']
         rows += [f'| {o.check} | {cell(o.reason)} | {cell(o.example)} |' for o in bad]
-        def those(status): return ', '.join(o.check for o in self.results if o.status==status) or 'none'
-        return '\n'.join([f'**{cell(self.summary())}**', '', *rows*bool(bad), '', f'Held: {those("held")}.', '',
-            f'Not applicable: {those("not applicable")}.'])
+        def those(status):
+            return ', '.join(o.check for o in self.results if o.status==status) or 'none'
+        return '\n'.join([f'**{cell(self.summary())}**', '', *rows*bool(bad), '',
+            f'Held: {those("held")}.', '', f'Not applicable: {those("not applicable")}.'])
 
 # %% ../nbs/02_check.ipynb #953f5225
 def check_loss(
@@ -1257,7 +1298,7 @@ def check_loss(
     example=None, # arguments for a call, or callable: n -> arguments for n examples
     task:str=None, # 'classes', 'binary', 'real', 'pairs', 'triplets' or 'span'; or found out
     scores:str=None, # what the loss takes: 'logits', 'probs' or 'log_probs'; or found out
-    n_preds:int=None, # how many leading arguments are predictions; by default as the task says, or 1
+    n_preds:int=None, # how many leading arguments are predictions; by default as the task says
     groups=('values','numerics','engineering','learner'), # which checks to run
     skip=(), # names of checks to leave out
     backend:str='aot_eager', # of `torch.compile`; 'inductor' generates code and takes seconds
@@ -1279,11 +1320,14 @@ def loss_classes(
     for mod in sorted(d['syms']):
         if mod.split('.')[-1] in ('core','blocks','check','properties','catalog','all'): continue
         try: m = import_module(mod)
-        except ImportError: continue
+        except ModuleNotFoundError as e:
+            if (e.name or '').partition('.')[0]=='lossbook': raise
+            continue
         for name in getattr(m, '__all__', ()):
             o = getattr(m, name)
             if not (inspect.isclass(o) and issubclass(o, Loss) and o.__module__==mod): continue
-            ps = [p for p in parameters_of(o).values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            ps = [p for p in parameters_of(o).values()
+                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
             if all(p.default is not p.empty for p in ps): res[name] = o
     return res
 

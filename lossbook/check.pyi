@@ -1,3 +1,5 @@
+# written by tools/stubs.py
+# mypy: disable-error-code="override"
 from typing import Any
 import functools, inspect, pickle, sys, torch, warnings
 import torch.autograd.forward_ad as fwad

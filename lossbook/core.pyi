@@ -1,3 +1,5 @@
+# written by tools/stubs.py
+# mypy: disable-error-code="override"
 from typing import Any
 import inspect, numbers, re, torch, torch.nn.functional as F
 from math import inf

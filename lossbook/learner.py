@@ -29,8 +29,9 @@ class TensorSpan(TensorBase):
         if not hasattr(ctx, 'get_xaxis_transform'):
             return show_title(f'{start} to {end}', ctx=ctx, **kwargs)
         i = sum(getattr(o, '_is_span', False) for o in ctx.lines)
-        look = dict(lw=4, color=('#009E73','#D55E00')[i%2], clip_on=False, solid_capstyle='butt')
-        line, = ctx.plot([start-.5,end+.5], [1.17-.1*i]*2, transform=ctx.get_xaxis_transform(), **look)
+        look = dict(lw=4, color=('#009E73','#D55E00')[i%2], clip_on=False, solid_capstyle='butt',
+            transform=ctx.get_xaxis_transform())
+        line, = ctx.plot([start-.5,end+.5], [1.17-.1*i]*2, **look)
         line._is_span = True
         return ctx
 

@@ -67,12 +67,12 @@ def label_lines(
     ends = sorted((min(max((y-lo)/(hi-lo), 0), 1), i) for i,(_,y) in enumerate(last))
     for y,(end,i) in zip(spread_apart([e for e,_ in ends], gap), ends):
         o = lines[i]
-        look = dict(color=o.get_color(), lw=.8, ls=o.get_linestyle(), alpha=.6)
+        look = dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5))
+        look |= dict(color=o.get_color(), lw=.8, ls=o.get_linestyle(), alpha=.6)
         ax.annotate(names[i], (last[i][0], lo+end*(hi-lo)), (1.08,y), 'data', 'axes fraction',
-            va='center', size=size, annotation_clip=False,
-            arrowprops=dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5), **look))
+            va='center', size=size, annotation_clip=False, arrowprops=look)
 
-# %% ../nbs/04_plot.ipynb #28fe346b
+# %% ../nbs/04_plot.ipynb #d48673fa
 def last_point(line):
     "Where a line ends; a loss may have no value further on"
     xy = [o for o in line.get_xydata() if math.isfinite(o[1])]
@@ -115,7 +115,8 @@ def loss_params(loss):
 
 def loss_name(loss):
     "The name of a class or function, with the parameters that differ from their defaults"
-    if is_made(loss): name,params,usual = type(loss).__name__,loss_params(loss),arg_defaults(type(loss))
+    if is_made(loss):
+        name,params,usual = type(loss).__name__,loss_params(loss),arg_defaults(type(loss))
     elif isinstance(loss, functools.partial):
         name,params,usual = loss_name(loss.func),loss.keywords,arg_defaults(loss.func)
     else: name,params,usual = loss.__name__.replace('<lambda>', 'loss'),{},{}
@@ -134,8 +135,9 @@ def named_losses(losses):
 
 # %% ../nbs/04_plot.ipynb #db4ea174
 def margin_batch(m, task, n_classes=2, target=None):
-    "Logits and targets with the margins `m` (N,); `target` is the true class, by default 0, or 1 if binary"
-    if task not in ('class', 'binary'): raise ValueError(f"task must be 'class' or 'binary', got {task!r}")
+    "Logits and targets with the margins `m` (N,); the true class is by default 0, or 1 if binary"
+    if task not in ('class', 'binary'):
+        raise ValueError(f"task must be 'class' or 'binary', got {task!r}")
     if task=='binary':
         return (-m if target==0 else m),torch.full_like(m, 1 if target is None else target)
     y = torch.full((len(m),), target or 0)
@@ -154,8 +156,8 @@ def find_task(loss, n_classes=2):
                 loss_rows(loss, *margin_batch(torch.linspace(-1, 1, n_classes+2), task, n_classes))
         except Exception as e: errors.append(f'{type(e).__name__}: {e}')
         else: return task
-    raise TypeError(f'{loss_name(loss)} takes neither logits (N, {n_classes}) with indices ({errors[0]}) '
-        f'nor logits (N,) with labels 0 and 1 ({errors[1]})')
+    raise TypeError(f'{loss_name(loss)} takes neither logits (N, {n_classes}) with indices '
+        f'({errors[0]}) nor logits (N,) with labels 0 and 1 ({errors[1]})')
 
 # %% ../nbs/04_plot.ipynb #d956acc9
 _ranges = dict(margin=(-5,5), prob=(.005,.995), error=(-3,3))
@@ -382,7 +384,8 @@ def sliders(loss, n_classes=2, **fixed):
             kind,n = (w.FloatSlider,100) if type(v) is float else (w.IntSlider,None)
             lo,hi = param_range(lambda o: ok(**{k: o}), v)
             step = (hi-lo)/n if n else 1
-            if lo<hi: res[k] = kind(v, min=lo, max=hi, step=step, description=k, continuous_update=False)
+            look = dict(step=step, description=k, continuous_update=False)
+            if lo<hi: res[k] = kind(v, min=lo, max=hi, **look)
     return res
 
 def has_kernel():

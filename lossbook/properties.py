@@ -12,7 +12,7 @@ its promises to a training loop is another question, which `check_loss` answers.
 __all__ = ['is_bounded', 'is_lipschitz', 'is_convex', 'is_symmetric', 'is_proper', 'is_shift_invariant', 'is_margin_like',
            'Properties', 'properties']
 
-# %% ../nbs/03_properties.ipynb #f5d1ccdc
+# %% ../nbs/03_properties.ipynb #4aa1ba1e
 import torch
 from copy import deepcopy
 from functools import partial
@@ -40,7 +40,8 @@ def unreduced(
     shape = rows(x, y).shape
     if shape==(): return torch.func.vmap(lambda x,y: rows(x[None], y[None]))
     if shape==y.shape: return rows
-    raise ValueError(f'loss must give one value per row, got shape {tuple(shape)} for {len(y)} rows')
+    shape = tuple(shape)
+    raise ValueError(f'loss must give one value per row, got shape {shape} for {len(y)} rows')
 
 # %% ../nbs/03_properties.ipynb #a3858a44
 class PerLabel:
@@ -54,10 +55,12 @@ class PerLabel:
         if isinstance(loss, PerLabel):
             self.__dict__.update(loss.__dict__)
             return
-        if n_classes is not None and n_classes<2: raise ValueError(f'n_classes must be >= 2, got {n_classes}')
+        if n_classes is not None and n_classes<2:
+            raise ValueError(f'n_classes must be >= 2, got {n_classes}')
         case = Case(loss, task=task, scores=scores)
         if case.task not in ('classes','binary'):
-            raise ValueError(f'properties are measured for the tasks classes and binary, got {case.task!r}')
+            raise ValueError('properties are measured for the tasks classes and binary, '
+                f'got {case.task!r}')
         self.name,self.binary,self.scores = name_of(loss),case.task=='binary',case.scores
         C = n_classes or case.C
         self.n_labels,self.dim = (2,1) if self.binary else (C,C)
@@ -86,27 +89,28 @@ class PerLabel:
         return self.loss(self.to_scores(z), y).double().reshape(-1, self.n_labels)
 
     def probs(self, z):
-        "The probabilities (M, labels) that logits mean, by the activation of the loss where it has its own"
+        "The probabilities (M, labels) that logits mean, by a loss's own activation"
         if self.own is None: return pair_scores(z).softmax(1)
         p = self.own.activation(self.to_scores(z))
         return torch.cat([1-p, p], 1) if self.binary else p
 
     def derive(self, z):
-        "Value, gradient in the logits (M, labels, dim), and how much one unit of rounding in the scores moves it"
+        "Value, gradient in the logits, and what a unit of rounding in the scores changes"
         with torch.enable_grad():
             z,y = self.batch(z.detach())
             x = self.to_scores(z.requires_grad_())
             v = self.loss(x, y)
-            g,h = torch.autograd.grad(v.sum(), (z,x)) if v.requires_grad else (torch.zeros_like(z),torch.zeros_like(x))
-        g,h = g.reshape(-1, self.n_labels, self.dim),(h*x).abs().reshape(-1, self.n_labels, self.dim)
-        return v.detach().double().reshape(-1, self.n_labels),g,h.detach().sum(2)
+            g,h = torch.zeros_like(z),torch.zeros_like(z)
+            if v.requires_grad: g,h = torch.autograd.grad(v.sum(), (z,x))
+        g,h = (t.detach().reshape(-1, self.n_labels, self.dim) for t in (g,h*x))
+        return v.detach().double().reshape(-1, self.n_labels),g,h.abs().sum(2)
 
     def slope(self, z): return self.derive(z)[1]
 
     def with_noise(self,
         z:Tensor, # (M, dim) logits
     )->tuple: # (M, labels) twice
-        "Values, and how far rounding may move them: 100 units in the last place of loss, logits and scores"
+        "Values, and how far rounding may move them: 100 units of loss, logits and scores"
         v,g,h = self.derive(z)
         noise = v.abs() + g.norm(dim=2)*z.norm(dim=1, keepdim=True) + h
         return v,100*self.eps*noise.nan_to_num(0., 0.) # infinity has none
@@ -128,7 +132,7 @@ def supremum(
     rounds:int=60, # steps of the climb
     far:float=1e6, # how far out to look
 )->float: # infinity where the values keep growing with distance
-    "The largest value of `f`, searched for far out and by climbing; seeded, and global random state stays"
+    "The largest value of `f`, searched for far out and by climbing; seeded"
     gen = torch.Generator().manual_seed(0)
     def randn(*size): return torch.randn(*size, generator=gen, dtype=torch.double)
     def values(z):
@@ -141,7 +145,8 @@ def supremum(
     best,i = values(z).max(1)
     top = best[best>-inf].tolist() # what naive code overflows is NaN, and dropped
     if not top: return -inf
-    if top[-1]==inf or len(top)>1 and top[-1]-top[-2] > .01*abs(top[-2]) + 1e-6: return inf
+    rise = top[-1]-top[-2] if len(top)>1 else 0.
+    if top[-1]==inf or rise > .01*max(map(abs, top[:-1]), default=0.) + 1e-6: return inf
     row,step = torch.arange(len(z)),dist/2
     z = z[row,i]
     for _ in range(rounds):
@@ -164,8 +169,8 @@ class Measure(NamedTuple):
     def number(self):
         "The value to three digits"
         if self.value is None: return '-'
-        if isinstance(self.value, tuple): return '[' + ', '.join(show_number(o) for o in self.value) + ']'
-        return show_number(self.value)
+        if not isinstance(self.value, tuple): return show_number(self.value)
+        return '[' + ', '.join(show_number(o) for o in self.value) + ']'
     def __repr__(self): return f'{self.verdict()}; {self.what}: {self.number()}'
 
 def show_number(x): return f'{0. if abs(x)<5e-7 else x:.3g}'
@@ -343,7 +348,7 @@ def is_margin_like(
     task:str=None, # 'classes' or 'binary'; or found out
     scores:str=None, # what the loss takes: 'logits', 'probs' or 'log_probs'; or found out
 ): # yes or no; the value is the margin, infinite if there is none
-    "Does the gradient vanish once the score of the label leads by a margin? (Crammer and Singer 2001)"
+    "Does the gradient vanish once the label's score leads by a margin? (Crammer and Singer 2001)"
     f = PerLabel(loss, n_classes, task, scores)
     most = 16 if f.binary else 8
     def lead(z):
@@ -355,14 +360,16 @@ def is_margin_like(
 
 # %% ../nbs/03_properties.ipynb #20bd0b6d
 class Properties:
-    "What was measured of one loss: attributes for the verdicts, `bounds` and `lipschitz` for numbers"
+    "What was measured of one loss: verdicts, and `bounds` and `lipschitz` as numbers"
     def __init__(self,
         name:str, # of the loss
         measures:dict, # name of a property -> a verdict with its number
     ):
         self.name,self.measures = name,measures
-        self.bounded,self.convex,self.symmetric,self.proper,self.shift_invariant,self.margin = (
-            measures[k].holds for k in ('bounded','convex','symmetric','proper','shift invariant','margin-like'))
+        def of(k): return measures[k].holds
+        self.bounded,self.convex,self.symmetric = of('bounded'),of('convex'),of('symmetric')
+        self.proper,self.margin = of('proper'),of('margin-like')
+        self.shift_invariant = of('shift invariant')
         self.bounds,self.lipschitz = measures['bounded'].value,measures['Lipschitz'].value
 
     def summary(self):
@@ -376,10 +383,13 @@ class Properties:
         rows = [(m.verdict(),m.number(),m.what) for m in self.measures.values()]
         return pd.DataFrame(rows, list(self.measures), ['holds','number','what it is'])
 
-    def __repr__(self): return f'{self.name}\n' + '\n'.join(f'  {k}: {m}' for k,m in self.measures.items())
+    def __repr__(self):
+        return '\n'.join([self.name, *(f'  {k}: {m}' for k,m in self.measures.items())])
+
     def _repr_markdown_(self):
-        rows = [f'| {k} | {m.verdict()} | {m.number()} | {m.what} |' for k,m in self.measures.items()]
-        return '\n'.join([f'| {self.name} | holds | number | what it is |', '| --- | --- | --- | --- |', *rows])
+        rows = [(k,m.verdict(),m.number(),m.what) for k,m in self.measures.items()]
+        head = [(self.name,'holds','number','what it is'),['---']*4]
+        return '\n'.join('| '+' | '.join(r)+' |' for r in (*head, *rows))
 
 def properties(
     loss, # callable (scores, target): a module, a fastai loss or a function
@@ -387,8 +397,9 @@ def properties(
     task:str=None, # 'classes' or 'binary'; or found out
     scores:str=None, # what the loss takes: 'logits', 'probs' or 'log_probs'; or found out
 )->Properties: # prints, and shows as a table
-    "Measure what a loss is: bounded, Lipschitz, convex, symmetric, proper, shift-invariant, margin-like"
+    "Is a loss bounded, Lipschitz, convex, symmetric, proper, shift-invariant, margin-like?"
     f = PerLabel(loss, n_classes, task, scores)
-    tests = {'bounded':is_bounded, 'Lipschitz':is_lipschitz, 'convex':is_convex, 'symmetric':is_symmetric,
-        'proper':is_proper, 'shift invariant':is_shift_invariant, 'margin-like':is_margin_like}
+    tests = {'bounded':is_bounded, 'Lipschitz':is_lipschitz, 'convex':is_convex,
+        'symmetric':is_symmetric, 'proper':is_proper, 'shift invariant':is_shift_invariant,
+        'margin-like':is_margin_like}
     return Properties(f.name, {k: t(f) for k,t in tests.items()})

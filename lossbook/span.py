@@ -156,6 +156,7 @@ class SpanLoss(DistanceLoss, of=span_loss):
 
     def keep_parts(self, parts, how, *weights):
         # what a transform such as vmap computes does not live on after it
+        if torch._C._are_functorch_transforms_active(): return
         if not (is_eager() or torch.compiler.is_compiling()): return
         # a reduction that picks rows by their loss would pick others for each part
         if callable(how): how = 'mean'
@@ -233,7 +234,8 @@ def span_mask(x, mask=None, lengths=None):
     want = tuple(x.shape if lengths is None else x.shape[:1])
     if o.shape!=want: raise ValueError(f'{name} must have shape {want}, got {tuple(o.shape)}')
     if o.is_floating_point() or o.is_complex() or name=='lengths' and o.dtype==torch.bool:
-        raise TypeError(f'{name} must be {"bool or " if lengths is None else ""}integer, got {o.dtype}')
+        kind = 'bool or integer' if lengths is None else 'integer'
+        raise TypeError(f'{name} must be {kind}, got {o.dtype}')
     on_device(o, x, name)
     if lengths is None: return plain(o)!=0
     check_range(o, 'lengths', 1, x.shape[1], each=True)
@@ -253,8 +255,9 @@ def span_label(y, x, name):
     check_tensors(**{name: y})
     y,soft = plain(y),y.is_floating_point()
     if y.shape != (x.shape if soft else x.shape[:1]):
-        raise ValueError(f'{name} must have shape {tuple(x.shape[:1])} (indices) or {tuple(x.shape)} '
-            f'(floating point, a distribution), got {tuple(y.shape)} ({y.dtype})')
+        rows = f'{tuple(x.shape)} (floating point, a distribution)'
+        want = f'{tuple(x.shape[:1])} (indices) or {rows}'
+        raise ValueError(f'{name} must have shape {want}, got {tuple(y.shape)} ({y.dtype})')
     if y.dtype==torch.bool or y.is_complex():
         raise TypeError(f'{name} must be integer or floating point, got {y.dtype}')
     on_device(y, x, name)
@@ -286,14 +289,16 @@ def smooth(y, x, share, mask):
     check_range(share, 'label_smoothing', 0, 1)
     if is_zero(share): return y
     y = one_hot(y, x) if y.ndim==1 else y
-    flat = 1/x.shape[1] if mask is None else mask.to(x.dtype)/mask.sum(1, keepdim=True).clamp(min=1)
-    return (1-share)*y + share*flat
+    # share*(1/n) would be compiled to a wrong number where both are symbolic
+    if mask is None: return (1-share)*y + share/x.shape[1]
+    mask = mask.to(x.dtype)
+    return (1-share)*y + share*mask/mask.sum(1, keepdim=True).clamp(min=1)
 
 # %% ../nbs/20_span.ipynb #0fb32644
 def span_batch(start_logits, end_logits, start, end, mask=None, lengths=None, sample_weight=None,
     ignore_index=-100, read=False):
-    """Check a batch of spans, and its values where that is free, or if `read`. Gives two scores, -inf
-    where masked, two labels, the mask or None, and which rows (N,) are kept; the others are 0"""
+    """Check a batch of spans, and its values where that is free, or if `read`. Gives two scores,
+    -inf where masked, two labels, the mask or None, and which rows (N,) are kept; others are 0"""
     check_int(ignore_index, 'ignore_index')
     xs = check_ends(start_logits, end_logits)
     mask = span_mask(xs[0], mask, lengths)
@@ -333,7 +338,8 @@ def span_targets(target, axis=None):
     first,*rest = target or (None,)
     tensor = isinstance(first, Tensor)
     soft = tensor and first.is_floating_point()
-    if isinstance(first, (tuple,list)) or soft and first.ndim==3: ys = two_ends(first, axis, 'target')
+    pair = isinstance(first, (tuple,list))
+    if pair or soft and first.ndim==3: ys = two_ends(first, axis, 'target')
     elif tensor and not soft and first.ndim==2: ys = plain(first).unbind(1)
     elif rest: ys,rest = (first,rest[0]),rest[1:]
     else:
@@ -341,9 +347,8 @@ def span_targets(target, axis=None):
         want = 'integer (N, 2), a distribution like pred, or start and end'
         raise ValueError(f'target must be {want}, got {got}')
     if len(ys)!=2: raise ValueError(f'target must have shape (N, 2), got {tuple(first.shape)}')
-    if len(rest)>1:
-        raise ValueError(f'after the target comes a mask or lengths, got {len(rest)} more arguments')
-    return *ys,{'mask' if o.ndim==2 else 'lengths': o for o in rest}
+    if len(rest)<2: return *ys,{'mask' if o.ndim==2 else 'lengths': o for o in rest}
+    raise ValueError(f'after the target comes a mask or lengths, got {len(rest)} arguments')
 
 # %% ../nbs/20_span.ipynb #23b3ec27
 def overlap(pred, target):

@@ -296,12 +296,10 @@ def dropped(logits, target, smooth=.2, reduction='mean'):
 def kept(logits, target, smooth=.2, reduction='mean'):
     return F.binary_cross_entropy_with_logits(logits, smooth/2+target*(1-smooth), reduction=reduction)
 
-@pytest.mark.parametrize('loss,backend,status', [(dropped,'aot_eager','held'), (dropped,'inductor','failed'), (kept,'inductor','held')])
-def test_numbers_that_the_compiler_drops(loss, backend, status):
-    "A PyTorch that keeps `alpha=` of rsub for symbolic numbers passes, too"
-    res = run_check(CHECKS['recompiles'], Case(loss, backend=backend))
-    if loss is dropped and res.status=='held': return
-    assert res.status==status, res.reason
+def test_numbers_that_the_compiler_drops():
+    "PyTorch 2.13 drops `alpha=` of rsub for symbolic numbers, others may not"
+    found = [run_check(CHECKS['recompiles'], Case(o, backend='inductor')).status for o in (dropped,kept)]
+    assert found[1]=='held' and (found[0]=='failed' or not torch.__version__.startswith('2.13'))
 
 def test_a_number_that_is_read():
     def f(logits, target, scale=2.): return float(scale)*F.cross_entropy(logits, target)
@@ -311,14 +309,13 @@ def test_a_number_that_is_read():
         return scale*F.cross_entropy(logits, target)
     assert run_check(CHECKS['learned_numbers'], Case(h)).status=='held'
 
-@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
-def test_half_precision_allows_one_rounding(dtype):
-    "PyTorch's own cross entropy, which rounds once, passes; the logarithm of a rounded probability does not"
-    assert run_check(CHECKS['half_precision'], Case(nn.CrossEntropyLoss())).status=='held'
-    def f(x, y): return -x.softmax(1).to(dtype if x.dtype==dtype else x.dtype).log().gather(1, y[:,None]).mean()
-    def g(x, y): return -((x-x.amax(1, keepdim=True)).exp()/(x-x.amax(1, keepdim=True)).exp().sum(1, keepdim=True)).log().gather(
-        1, y[:,None]).mean()
-    assert 'failed' in [run_check(CHECKS['half_precision'], Case(o)).status for o in (f,g)]
+def hasty(x, y): return (x.exp().sum(1).log()-x.gather(1, y[:,None])[:,0]).mean()
+
+def test_half_precision_allows_one_rounding():
+    "PyTorch's own cross entropy rounds once and passes; what rounds on the way to a small difference does not"
+    for o in (F.cross_entropy, F.binary_cross_entropy_with_logits, F.smooth_l1_loss):
+        assert run_check(CHECKS['half_precision'], Case(o)).status=='held'
+    assert 'the value in float16 should be 0.06' in run_check(CHECKS['half_precision'], Case(hasty)).reason
 
 def test_mixup_says_what_mends_it():
     rep = check_loss(nn.CrossEntropyLoss(), groups=['learner'])
@@ -342,6 +339,17 @@ def test_random_state_stays():
     was = torch.get_rng_state()
     check_loss(nn.CrossEntropyLoss())
     assert torch.equal(torch.get_rng_state(), was)
+
+def test_modules_that_do_not_load_are_not_passed_over(monkeypatch):
+    "One that needs fastai is left out without it; one that is broken is not"
+    from lossbook import check
+    def fails(e):
+        def load(name): raise e
+        monkeypatch.setattr(check, 'import_module', load)
+        return check.loss_classes()
+    assert fails(ModuleNotFoundError('no fastai', name='fastai'))=={}
+    for e in (ImportError('cannot import name'), ModuleNotFoundError('no chapter', name='lossbook.chapter')):
+        with pytest.raises(ImportError): fails(e)
 
 def test_with_setting():
     a,b = with_setting(F.mse_loss, reduction='sum'),with_setting(nn.HuberLoss(), reduction='none')

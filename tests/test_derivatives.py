@@ -6,7 +6,7 @@ from lossbook._modidx import d
 from lossbook.blocks import binary_loss, class_loss, derivatives
 
 for mod in d['syms']:
-    if mod.split('.')[-1] in ('focal','regression'): import_module(mod)
+    if mod.split('.')[-1] in ('cross_entropy','focal','regression'): import_module(mod)
 
 # numbers to try for the parameters of the values; one that is missing here fails by name
 TRY = dict(gamma=(.5,1.,2.,3.3), q=(.3,1.), epsilon=(-.5,1.), pos=(1.,.3), neg=(1.,.7), pos_weight=(1.,2.5), A=(-4.,),
@@ -27,7 +27,7 @@ def some(kind):
     y = torch.rand_like(x) if kind=='binary' else torch.randn_like(x).softmax(1)
     return x,y.detach()
 
-@pytest.mark.parametrize('value,kind,params', cases())
+@pytest.mark.parametrize('value,kind,params', list(cases()))
 def test_attached(value, kind, params):
     "Value and derivative of the attached function are those of the formula"
     x,y = some(kind)
@@ -40,7 +40,7 @@ def test_attached(value, kind, params):
     torch.testing.assert_close(got, v.detach(), rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(torch.as_tensor(slope, dtype=torch.double).expand_as(grad), grad, rtol=1e-7, atol=1e-9)
 
-@pytest.mark.parametrize('value,kind,params', cases())
+@pytest.mark.parametrize('value,kind,params', list(cases()))
 def test_through_a_loss(value, kind, params, monkeypatch):
     "First and second derivative of a loss, with the attached function and without"
     x,y = some(kind)

@@ -9,8 +9,7 @@ pages = {p.relative_to(root/'nbs').with_suffix('').as_posix(): p
 chapters = [k for k in pages if k[0].isdigit()]
 
 # pages that are not yet written in the form that these tests ask for; the list only gets shorter
-not_yet = {'02_check', '04_plot', '10_cross_entropy', '11_soft_labels', '12_noisy_labels', '20_span',
-    '60_learner', '61_catalog', 'benchmarks', 'tutorials/label_noise', 'tutorials/spans'}
+not_yet = {'12_noisy_labels', 'benchmarks'}
 
 def waiting(names): return [pytest.param(k, marks=[pytest.mark.xfail(run=False)]*(k in not_yet)) for k in names]
 
@@ -73,7 +72,9 @@ def test_hidden_cells_are_rare(name):
 
 @pytest.mark.parametrize('name', waiting(pages))
 def test_shown_lines_fit(name):
-    wide = [l for c in code_cells(name) if shown(c) for l in c.source.splitlines() if len(l)>100 and not l.startswith('#|')]
+    "What stands open on a page is at most 100 columns wide"
+    cells = [c for c in code_cells(name) if shown(c) and c.directives.get('code-fold', 'show')=='show']
+    wide = [l for c in cells for l in c.source.splitlines() if len(l)>100 and not l.startswith('#|')]
     assert not wide, '\n'.join(wide)
 
 @pytest.mark.parametrize('name', waiting(chapters))

@@ -6,8 +6,8 @@ from torch import nn
 from lossbook.catalog import catalog
 from lossbook.check import loss_classes
 from lossbook.core import BinaryLoss, ClassLoss, assert_same
-from lossbook.properties import (is_bounded, is_convex, is_lipschitz, is_margin_like, is_proper, is_shift_invariant,
-    is_symmetric, properties)
+from lossbook.properties import is_bounded, is_convex, is_lipschitz, is_margin_like, is_proper
+from lossbook.properties import is_shift_invariant, properties
 from lossbook.properties import PerLabel, label_margins, minimise, pair_scores, some_distributions, supremum, unreduced
 
 def prob(z, y): return z.softmax(1).gather(1, y[:,None])[:,0]
@@ -40,7 +40,7 @@ def test_bce_of_probabilities_is_bce(loss):
     "Not bounded and not bent, though the sigmoid is 1 in float64 from 37 on"
     p = properties(loss)
     assert p.convex and p.proper and not p.bounded and not p.symmetric and not p.margin
-    assert p.bounds[1]==inf and abs(p.lipschitz-1)<1e-6
+    assert p.bounds[1]==inf and abs(p.bounds[0])<1e-6 and abs(p.lipschitz-1)<1e-6
 
 def test_probabilities_of_classes():
     assert properties(brier_of_probs, scores='probs').summary()==properties(brier).summary()

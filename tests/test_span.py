@@ -178,6 +178,7 @@ def test_fake_and_meta(f):
 def test_no_parts_of_a_transform():
     f = SpanLoss()
     torch.func.vmap(lambda x,y: f(x[None], y[None]))(X, Y)
+    torch.compile(torch.func.vmap(lambda x,y: f(x[None], y[None])), backend='aot_eager')(X, Y)
     quiet(torch.jit.trace, lambda x,y: f(x, y), (X, Y), check_trace=False)
     assert not f.parts
     f(X, Y)
@@ -191,6 +192,14 @@ def test_compiled(f):
     y[1] = -100
     for kwargs in ({}, dict(lengths=tensor([9,9,10])), dict(sample_weight=tensor([1.,0.,1.]))):
         for t in (Y, one_hot(Y), y): same(c(X, t, **kwargs), f(X, t, **kwargs))
+
+@pytest.mark.parametrize('name,values', [('scale',(.5,1.5,.7)), ('unit',(5.,7.,20.)), ('label_smoothing',(.25,.5,.75))])
+def test_compiled_numbers(name, values):
+    "A second value makes the number symbolic"
+    def f(x, y, v): return span_loss(*x.unbind(1), *y.unbind(1), **{name: v})
+    torch._dynamo.reset()
+    c = torch.compile(f, dynamic=True)
+    for v in values: same(c(X, Y, v), f(X, Y, v))
 
 # numerics and forms
 

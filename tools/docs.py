@@ -2,7 +2,7 @@
 generated files that are stale, `quickstart` runs the landing page. nbdev processes the notebooks
 and smalldocs renders them; here stands what those two leave undone. docs/ comes out the same,
 byte for byte, from any folder."""
-import base64, hashlib, json, os, re, shutil, subprocess, sys, time, warnings
+import ast, base64, hashlib, json, os, re, shutil, subprocess, sys, time, warnings
 from argparse import ArgumentParser
 from html import unescape
 from html.parser import HTMLParser
@@ -148,6 +148,7 @@ def entry(cell, after, classes, ids):
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
     new = sig[0] if sig else ''
     new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)|\b(collections\.abc|typing)\.', '', new)
+    new = re.sub(r'\btorch\.nn\.modules\.\w+\.', 'nn.', new)
     new = re.sub(r'^[^#\n]+', lambda m: m[0].replace(' | ', '|'), new, flags=re.M)
     if name in classes:  # one that is made `of` a function has that function's comment on what it returns
         new = re.sub(r'^\)(->.*)?:.*', '):', new.replace(f'def {name}', f'class {name}'), flags=re.M)
@@ -210,7 +211,12 @@ def stage():
     from nbdev import processors, serve
     class Kept(processors.FilterDefaults):
         def base_procs(self): return [kept if o is processors.rm_export else o for o in super().base_procs()]
-    serve.FilterDefaults = Kept
+    do_eval = processors._do_eval
+    def needed(cell):  # nbdev runs what imports anything anywhere; entries need definitions and imports alone
+        run = do_eval(cell)
+        defines = {'export', 'exports', 'exporti', 'exec_doc'} & cell.directives_.keys() or shown(cell)
+        return run and (defines or all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in cell.parsed_()))
+    serve.FilterDefaults,processors._do_eval = Kept,needed
     _build_modidx()
     shutil.rmtree(proc, ignore_errors=True)
     with warnings.catch_warnings(record=True) as warned:
