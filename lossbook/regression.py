@@ -78,6 +78,7 @@ class RegressionLoss(Loss):
         check_y_range(self.y_range)
 
     def check_values(self, pred, target, sample_weight=None):
+        "Raise if a target that counts is no finite number"
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
         out = left_out(sample_weight, target)
         y = plain(target).double() if out is None else plain(target).double()[~out]
@@ -215,7 +216,7 @@ def barron_nll(x, y, alpha, scale):
 class AdaptiveBarronLoss(RegressionLoss):
     "Barron's loss as a likelihood whose shape and scale are learned (Barron 2019, section 3)"
     func,extra = staticmethod(barron_loss),('y_range',)
-    check_skips = dict(traces='torch.jit.trace takes no function with parameters that are learned')
+    check_skips = dict(traces='jit.trace takes no function with learned parameters')
     def __init__(self,
         alpha:float=1., # shape to start from, in [0, 2]
         scale:float=1., # scale to start from, > 0
@@ -228,7 +229,8 @@ class AdaptiveBarronLoss(RegressionLoss):
         check_range(scale, 'scale', 0, open_lo=True)
         self.latent_alpha = nn.Parameter(torch.tensor(logit_of(alpha/2)))
         self.latent_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.names,self.reduction,self.y_range = ('alpha','scale','reduction','y_range'),reduction,y_range
+        self.names = 'alpha','scale','reduction','y_range'
+        self.reduction,self.y_range = reduction,y_range
         self.check_params()
 
     alpha = property(lambda self: 2*self.latent_alpha.sigmoid())
@@ -238,7 +240,8 @@ class AdaptiveBarronLoss(RegressionLoss):
         return numbers | dict(reduction=self.reduction, y_range=self.y_range)
 
     def reduced(self, reduction, preds, target, sample_weight=None):
-        return self.func(preds, target, self.alpha, self.scale, True, reduction, sample_weight=sample_weight)
+        batch,learned = (preds,target),(self.alpha,self.scale)
+        return self.func(*batch, *learned, True, reduction, sample_weight=sample_weight)
 
 # %% ../nbs/30_regression.ipynb #4f99dd6a
 def pinball(x, y, q):
@@ -256,7 +259,8 @@ def quantile_loss(
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "The pinball loss, which estimates quantiles (Koenker and Bassett 1978)"
-    return level_loss(preds, target, pinball, quantiles, 'quantiles', reduction, axis, sample_weight)
+    levels = quantiles,'quantiles'
+    return level_loss(preds, target, pinball, *levels, reduction, axis, sample_weight)
 
 # %% ../nbs/30_regression.ipynb #a391d693
 class LevelLoss(RegressionLoss):
@@ -300,7 +304,9 @@ def expectile_loss(
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Asymmetric squares, which estimate expectiles (Newey and Powell 1987)"
-    return level_loss(preds, target, asymmetric_square, expectiles, 'expectiles', reduction, axis, sample_weight)
+    levels = expectiles,'expectiles'
+    return level_loss(preds, target, asymmetric_square, *levels, reduction, axis,
+        sample_weight)
 
 # %% ../nbs/30_regression.ipynb #1cef7832
 class ExpectileLoss(LevelLoss, of=expectile_loss):
@@ -313,7 +319,7 @@ def gaussian(x, y, s, eps, full=False):
 
 # %% ../nbs/30_regression.ipynb #2283ed3d
 def gaussian_nll_loss(
-    preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance, or a tuple of both; or (N, *) means
+    preds:Tensor|tuple, # (N, *, 2) mean and log variance, or a tuple of both; or (N, *) means
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, 2)
     var:Tensor|None=None, # (N, *) variances >= 0, if `preds` are the means alone
     full:bool=False, # add the constant term?
@@ -327,8 +333,8 @@ def gaussian_nll_loss(
     check_range(eps, 'eps', 0, open_lo=True)
     if var is None: value,((mean,spread),target) = gaussian,head(preds, target, 2, axis)
     else: value,mean,spread = gaussian_var,preds,check_var(var, preds)
-    return real_loss(mean, target, partial(value, eps=eps, full=full), reduction, args=(spread,),
-        sample_weight=sample_weight)
+    return real_loss(mean, target, partial(value, eps=eps, full=full), reduction,
+        args=(spread,), sample_weight=sample_weight)
 
 # %% ../nbs/30_regression.ipynb #227bf7dc
 class SpreadLoss(RegressionLoss):
@@ -366,7 +372,8 @@ class GaussianNLLLoss(SpreadLoss, of=gaussian_nll_loss, order=''):
 
     def reduced(self, reduction, preds, target, var=None, sample_weight=None):
         if var is not None and head_of(preds, target): var,sample_weight = None,var
-        return Loss.reduced(self, reduction, preds, target, var=var, sample_weight=sample_weight)
+        kwargs = dict(var=var, sample_weight=sample_weight)
+        return Loss.reduced(self, reduction, preds, target, **kwargs)
 
 # %% ../nbs/30_regression.ipynb #f6ea6def
 def beta_gaussian(x, y, s, beta, eps):
@@ -375,7 +382,7 @@ def beta_gaussian(x, y, s, beta, eps):
 
 # %% ../nbs/30_regression.ipynb #15108623
 def beta_nll_loss(
-    preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance, or a tuple of both
+    preds:Tensor|tuple, # (N, *, 2) mean and log variance, or a tuple of both
     target:Tensor, # (N, *) numbers; or (N, 1) beside predictions (N, 2)
     beta:float=.5, # exponent of the variance, in [0, 1]; 0 is the Gaussian likelihood
     eps:float=1e-6, # the least variance, > 0
@@ -389,13 +396,14 @@ def beta_nll_loss(
     check_range(eps, 'eps', 0, open_lo=True)
     (mean,spread),target = head(preds, target, 2, axis)
     value = partial(beta_gaussian, beta=beta, eps=eps)
-    return real_loss(mean, target, value, reduction, args=(spread,), sample_weight=sample_weight)
+    return real_loss(mean, target, value, reduction, args=(spread,),
+        sample_weight=sample_weight)
 
 # %% ../nbs/30_regression.ipynb #d71422c8
 class BetaNLLLoss(SpreadLoss, of=beta_nll_loss):
     "The Gaussian likelihood, weighted by a power of the variance (Seitzer et al. 2022, eq. 5)"
     check_skips = SpreadLoss.check_skips | dict.fromkeys(('gradient','second_gradient'),
-        'its gradient is not that of its value: the factor has none')
+        'its gradient is not that of its value, since the factor has none')
 
 # %% ../nbs/30_regression.ipynb #01c04787
 def poisson_log(x, y, top): return tame_exp(x, top) - y*x
@@ -414,10 +422,11 @@ def poisson_nll_loss(
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "The negative log-likelihood of counts under a Poisson distribution (Cameron and Trivedi 1998)"
     check_range(eps, 'eps', 0, open_lo=True)
+    value,check = partial(poisson_rate, eps=eps),check_rates
     if log_input: value,check = partial(poisson_log, top=poisson_top(preds)),check_counts
-    else: value,check = partial(poisson_rate, eps=eps),check_rates
     if full: value = plus(value, stirling)
-    return real_loss(preds, target, value, reduction, sample_weight=sample_weight, check=check)
+    return real_loss(preds, target, value, reduction, sample_weight=sample_weight,
+        check=check)
 
 # %% ../nbs/30_regression.ipynb #4bb73aaa
 class PoissonNLLLoss(RegressionLoss, of=poisson_nll_loss):
@@ -433,7 +442,7 @@ def negative_binomial(x, y, c, full=False): # log mean, count, log dispersion
 
 # %% ../nbs/30_regression.ipynb #30156176
 def negative_binomial_nll_loss(
-    preds:Tensor|tuple, # (N, *, 2) logarithms of mean and dispersion, or a tuple; or (N, *) log means
+    preds:Tensor|tuple, # (N, *, 2) log mean and log dispersion, or a tuple; or (N, *) log means
     target:Tensor, # (N, *) counts; or (N, 1) beside predictions (N, 2)
     dispersion:float|None=None, # > 0, if `preds` are the log means alone; 0 would be Poisson
     full:bool=False, # add the constant term?
@@ -455,7 +464,8 @@ def negative_binomial_nll_loss(
 class NegativeBinomialNLLLoss(RegressionLoss, of=negative_binomial_nll_loss):
     "The negative log-likelihood of overdispersed counts (Hilbe 2011)"
     def activation(self, x):
-        if self.dispersion is None: x = x[0] if isinstance(x, (tuple,list)) else x.select(self.axis, 0)
+        if isinstance(x, (tuple,list)): x = x[0]
+        elif self.dispersion is None: x = x.select(self.axis, 0)
         return self.clip(x.exp())
     def example(self, n=4):
         x,y = head_example(n, 2, self.axis)
