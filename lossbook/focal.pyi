@@ -7,7 +7,8 @@ from copy import copy
 from functools import partial
 from inspect import signature
 from torch import nn, Tensor
-from .core import BinaryLoss, ClassLoss, Loss, check_range, column_factor, is_zero, reduce, to_float
+from .core import BinaryLoss, ClassLoss, Loss, check_range, column_factor, is_zero
+from .core import reduce, to_float
 from .blocks import binary_loss, class_loss, derivative_of
 
 __all__ = ['binary_focal_loss_with_logits', 'BinaryFocalLoss', 'focal_loss_with_logits', 'FocalLoss', 'init_prior_bias', 'ohem', 'asymmetric_loss_with_logits', 'AsymmetricLoss', 'poly_loss_with_logits', 'PolyLoss', 'OHEM']

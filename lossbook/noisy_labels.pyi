@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from torch import Tensor
 from .core import ClassLoss, check_range
-from .blocks import Scores, above_zero, attached, averaged, class_loss, derivative_of, identity, reduce_once
+from .blocks import Scores, above_zero, attached, averaged, class_loss, derivative_of
+from .blocks import identity, reduce_once
 
 __all__ = ['classification_mae_with_logits', 'ClassificationMAE', 'classification_mae', 'generalized_cross_entropy_with_logits', 'GeneralizedCrossEntropy', 'reverse_cross_entropy_with_logits', 'ReverseCrossEntropy', 'normalized_cross_entropy_with_logits', 'NormalizedCrossEntropy', 'active_passive_loss_with_logits', 'ActivePassiveLoss', 'symmetric_cross_entropy_with_logits', 'SymmetricCrossEntropy']
 def mae(nll): ...

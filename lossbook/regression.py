@@ -57,7 +57,7 @@ def l1_loss(
 class RegressionLoss(Loss):
     "A loss on numbers, which a Learner reports as they are, or clipped to `y_range`"
     task,as_given = 'real',('y_range','quantiles','expectiles')
-    y_range:tuple|None = None
+    y_range:tuple|None = None # least and greatest number to report
 
     def forward(self,
         preds:Tensor, # (N, *) numbers
@@ -339,7 +339,7 @@ def gaussian_nll_loss(
 # %% ../nbs/30_regression.ipynb #227bf7dc
 class SpreadLoss(RegressionLoss):
     "A loss on a mean and the logarithm of a variance; a Learner reports mean, deviation and interval"
-    coverage:float = .9
+    coverage:float = .9 # of the interval that is decoded, in (0, 1)
     check_skips = dict(large_float16='an error of 3e4 beside the least variance has a gradient that float16 cannot hold')
 
     def activation(self, x):
