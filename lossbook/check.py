@@ -321,7 +321,7 @@ def leading(case, m):
     x,y = leaves(b.preds)[0],b.targets[0] if b.targets else None
     if case.task=='classes' and not y.is_floating_point(): x = one_hot_batch(b, case.C).targets[0]*m
     elif case.task=='binary': x = (y>.5)*2.*m-m
-    elif case.task=='real': return Batch([y+float(m<0)], b.targets)
+    elif case.task=='real' and x.shape==y.shape: return Batch([y+float(m<0)], b.targets)
     elif case.task=='triplets': return Batch([x,x,-x] if m>0 else [x,-x,x])
     elif case.task=='span' and x.shape[:2]==y.shape:
         x = nn.functional.one_hot(y, x.shape[2])*float(m)
@@ -436,7 +436,7 @@ def check_none_shape(case):
     "'none' gives one value per example or position"
     b = case.batch()
     v,x = case(b, case.reduced('none')),leaves(b.preds)[0]
-    want = tuple(b.targets[0].shape) if case.task=='classes' else tuple(x.shape)
+    want = tuple((b.targets[0] if case.task in ('classes','real') else x).shape)
     if v.shape==want or case.task!='classes' and v.shape==want[:1]: return
     if case.task not in ('classes','binary','real') and v.shape[:1]==want[:1]: return
     raise AssertionError(f"reduction='none' should have shape {want} for predictions of shape "
@@ -1089,7 +1089,8 @@ def check_bad_shape(case):
     b = case.batch(max(case.n, 2))
     if case.task=='classes': good,bad = b,Batch(b.preds, (b.targets[0][:,None],))
     else:
-        good = Batch([b.preds[0][:,0]], (b.targets[0][:,0],))
+        y = b.targets[0]
+        good = Batch([b.preds[0][:,0]], (y if y.ndim==1 else y[:,0],))
         bad = Batch([b.preds[0][:,:1]], good.targets)
     try:
         if torch.equal(case(bad), case(good)): return # it flattens both

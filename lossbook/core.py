@@ -289,6 +289,7 @@ class Loss(Examples, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
+    as_given = () # parameters that stay what they are, where other sequences become tensors
     y_int = False # are targets class indices? fastai's MixUp and CutMix ask
     def __init_subclass__(cls, of=None, order=None, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -299,7 +300,8 @@ class Loss(Examples, nn.Module):
         self.names = tuple(params)
         for k,v in params.items():
             if not isinstance(v, Tensor):
-                if isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0): v = as_factors(v, k)
+                if k in self.as_given: pass
+                elif isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0): v = as_factors(v, k)
                 elif hasattr(v, 'item'): v = v.item() # a number of NumPy
             tensor = isinstance(v, Tensor) and not isinstance(v, nn.Parameter)
             # a weight may also come later, and is a buffer then too
@@ -337,7 +339,7 @@ class Loss(Examples, nn.Module):
 def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
 
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths'
+BATCH = 'sample_weight','mask','lengths','var'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
