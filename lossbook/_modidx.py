@@ -431,6 +431,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lossbook.margin.MultiLabelMarginLoss.forward': ( 'margin.html#multilabelmarginloss.forward',
                                                                                    'lossbook/margin.py'),
                                  'lossbook.margin.MultiMarginLoss': ('margin.html#multimarginloss', 'lossbook/margin.py'),
+                                 'lossbook.margin.MultiMarginLoss.check_skips': ( 'margin.html#multimarginloss.check_skips',
+                                                                                  'lossbook/margin.py'),
                                  'lossbook.margin.PairLoss': ('margin.html#pairloss', 'lossbook/margin.py'),
                                  'lossbook.margin.SignLoss': ('margin.html#signloss', 'lossbook/margin.py'),
                                  'lossbook.margin.SignLoss.check_values': ('margin.html#signloss.check_values', 'lossbook/margin.py'),

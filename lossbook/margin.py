@@ -260,7 +260,11 @@ def multi_margin_loss(
 class MultiMarginLoss(ClassLoss, of=multi_margin_loss,
     order='p margin weight reduction hardest ignore_index axis'):
     "The hinge over classes (Crammer and Singer 2001, and Weston and Watkins 1999)"
-    check_skips = dict(weighted_means='as in PyTorch, the mean counts rows and not their weights')
+    @property
+    def check_skips(self):
+        "PyTorch's mean counts rows and not their weights"
+        names = 'weighted_means','means'
+        return dict.fromkeys(names[:1 if self.weight is None else 2], 'the mean counts rows')
 
 # %% ../nbs/40_margin.ipynb #ddd8231f
 def multilabel_margin(x, k, margin):
@@ -478,7 +482,9 @@ def hinge_kind(p, margin, hardest):
     def every(x):
         own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         own = own.reshape(*own.shape, *[1]*(x.ndim-2))
-        return class_hinge(margin - x.unsqueeze(2) + x.unsqueeze(1), own, p, hardest, 2)
+        out = x==-inf # a class that is ruled out costs infinity if it is the label, and has no slope
+        gap = (margin - x.unsqueeze(2) + x.unsqueeze(1)).masked_fill(out.unsqueeze(2), 0.)
+        return class_hinge(gap, own, p, hardest, 2).masked_fill(out, inf)
     return Scores('logits', every, picked)
 
 def with_margin(loss, margin): return loss
@@ -580,7 +586,7 @@ def check_mask(mask, s):
 def places(s, mask):
     "The place of each item, from 0, by descending scores; items that do not exist come last"
     order = s.masked_fill(~mask, -inf).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1)
+    return order.argsort(1).to(s.dtype)
 
 # %% ../nbs/40_margin.ipynb #dd2ef100
 @derivative_of(ranking)
