@@ -81,7 +81,7 @@ class PairLoss(SignLoss):
     task,n_preds = 'pairs',2
 
 # %% ../nbs/40_margin.ipynb #e36c4d16
-class MarginRankingLoss(PairLoss, of=margin_ranking_loss, order='margin reduction negative'):
+class MarginRankingLoss(PairLoss, of=margin_ranking_loss):
     "The hinge of the difference of two scores (Joachims 2002)"
     def example(self, n=4): return torch.randn(n),torch.randn(n),some_signs(n, self.negative)
 
@@ -101,7 +101,7 @@ def soft_margin_loss(
     return sign_loss(logits, target, soft_margin, reduction, negative, sample_weight, 'logits')
 
 # %% ../nbs/40_margin.ipynb #6f1c7cdc
-class SoftMarginLoss(SignLoss, of=soft_margin_loss, order='reduction negative'):
+class SoftMarginLoss(SignLoss, of=soft_margin_loss):
     "log(1 + exp(-y x)), the logistic loss (Hastie et al. 2009, section 10.6)"
     def activation(self, x): return x.sigmoid()
     def decodes(self, x): return torch.where(x>.5, 1, self.negative)
@@ -125,7 +125,7 @@ def hinge_embedding_loss(
     return sign_loss(distance, target, value, reduction, negative, sample_weight, 'distance')
 
 # %% ../nbs/40_margin.ipynb #fd6b2c71
-class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss, order='margin reduction negative'):
+class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
     "The distance of two of a kind, and a hinge on that of others (after Hadsell et al. 2006)"
 
 # %% ../nbs/40_margin.ipynb #49f91ea1
@@ -157,8 +157,7 @@ def cosine_embedding_loss(
         'the cosines')
 
 # %% ../nbs/40_margin.ipynb #4eefc54f
-class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss,
-    order='margin reduction negative eps'):
+class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
     "1 - cosine for two of a kind, and a hinge on the cosine of others (Bromley et al. 1993)"
     def example(self, n=4): return torch.randn(n, 5),torch.randn(n, 5),some_signs(n, self.negative)
 
@@ -192,8 +191,7 @@ def triplet_margin_loss(
     return reduce((margin + far(a, pos) - apart).clamp(min=0), reduction, sample_weight)
 
 # %% ../nbs/40_margin.ipynb #2bb1bc45
-class TripletMarginLoss(Loss, of=triplet_margin_loss,
-    order='margin p eps swap reduction distance'):
+class TripletMarginLoss(Loss, of=triplet_margin_loss):
     "A hinge that wants the positive nearer than the negative (Schroff et al. 2015)"
     task,n_preds = 'triplets',3
     def forward(self, anchor, *others, sample_weight=None):
@@ -218,12 +216,13 @@ def mine_triplets(
 )->tuple: # three index tensors (T,): anchors, positives, negatives
     "Triplets of a batch that are worth a loss (Schroff et al. 2015; Hermans et al. 2017)"
     check_range(margin, 'margin', 0)
+    if kind not in ('all','hard','semihard'):
+        raise ValueError(f"kind must be 'all', 'hard' or 'semihard', got {kind!r}")
     d,pos,neg = distances(embeddings, labels, measure(distance, p, 0.))
-    if kind=='all': return (pos[:,:,None] & neg[:,None]).nonzero().unbind(1)
+    if kind=='all' or not len(d): return (pos[:,:,None] & neg[:,None]).nonzero().unbind(1)
     if kind=='hard':
         a = (pos.any(1) & neg.any(1)).nonzero()[:,0]
         return a,d.where(pos, -inf)[a].argmax(1),d.where(neg, inf)[a].argmin(1)
-    if kind!='semihard': raise ValueError(f"kind must be 'all', 'hard' or 'semihard', got {kind!r}")
     a,b = pos.nonzero().unbind(1)
     near = d[a,b][:,None]
     fits = neg[a] & (d[a]>near) & (d[a]<near+margin)
@@ -257,8 +256,7 @@ def multi_margin_loss(
         sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
 
 # %% ../nbs/40_margin.ipynb #6587fc34
-class MultiMarginLoss(ClassLoss, of=multi_margin_loss,
-    order='p margin weight reduction hardest ignore_index axis'):
+class MultiMarginLoss(ClassLoss, of=multi_margin_loss):
     "The hinge over classes (Crammer and Singer 2001, and Weston and Watkins 1999)"
     @property
     def check_skips(self):
@@ -288,7 +286,7 @@ def multilabel_margin_loss(
     return reduce(multilabel_margin(x, k, margin), reduction, sample_weight)
 
 # %% ../nbs/40_margin.ipynb #674d912a
-class MultiLabelMarginLoss(Loss, of=multilabel_margin_loss, order='reduction margin multi_hot'):
+class MultiLabelMarginLoss(Loss, of=multilabel_margin_loss):
     "A hinge for each label and each class that is none (Elisseeff and Weston 2001)"
     y_int,task = True,'labels'
     def forward(self, logits, target, sample_weight=None):

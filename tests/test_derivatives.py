@@ -6,10 +6,10 @@ from lossbook._modidx import d
 from lossbook.blocks import binary_loss, class_loss, derivatives
 
 for mod in d['syms']:
-    if mod.split('.')[-1] in ('cross_entropy','focal'): import_module(mod)
+    if mod.split('.')[-1] in ('cross_entropy','focal','margin'): import_module(mod)
 
 # numbers to try for the parameters of the values; one that is missing here fails by name
-TRY = dict(gamma=(.5,1.,2.,3.3), q=(.3,1.), epsilon=(-.5,1.), pos=(1.,.3), neg=(1.,.7), pos_weight=(1.,2.5), A=(-4.,),
+TRY = dict(margin=(0.,.7), gamma=(.5,1.,2.,3.3), q=(.3,1.), epsilon=(-.5,1.), pos=(1.,.3), neg=(1.,.7), pos_weight=(1.,2.5), A=(-4.,),
     t1=(.5,1.), t2=(1.2,2.))
 
 def cases():

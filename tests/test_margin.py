@@ -103,8 +103,9 @@ def samples():
 SAMPLES = list(samples())
 
 # what the page says is refused, and why
-def refusal(name, args):
+def refusal(name, args, weight=None):
     x,*_,y = args
+    if weight is not None and (weight<0).any(): return 'weight must be >= 0'
     if x.ndim==0: return r'must have shape \(N, '
     if name.startswith(('multi','cosine')) and x.ndim==1: return r'must have shape \(N, '
     if name in ('soft_margin_loss','margin_ranking_loss') and not ((y==1)|(y==-1)).all(): return 'target must be 1 or -1'
@@ -128,14 +129,14 @@ def same_as_torch(name, op, args, kwargs):
 @pytest.mark.parametrize('name,op,sample', [pytest.param(n, o, s, id=f'{n}-{i}') for n,o,s,i in SAMPLES])
 def test_sample_of_torch(name, op, sample):
     "Equal in value, gradient and second derivative, or refused as the page says"
-    if name in m.__all__ and name!='triplet_margin_loss' or name=='triplet_margin_loss': pass
     args = [sample.input,*sample.args]
     if name not in ('multi_margin_loss','multilabel_margin_loss') and 'triplet' not in name: args[-1] = args[-1].detach()
-    why = refusal(name, args)
+    why,weight = refusal(name, args, sample.kwargs.get('weight')),sample.kwargs.get('weight')
     if why is None: return same_as_torch(name, op, args, sample.kwargs)
     with pytest.raises(ValueError, match=why): getattr(m, name)(*args, **sample.kwargs)
     if args[0].ndim and name in ('soft_margin_loss','margin_ranking_loss'): # the same sample with proper targets
         same_as_torch(name, op, [*args[:-1], args[-1].sign()], sample.kwargs)
+    if weight is not None: same_as_torch(name, op, args, sample.kwargs | dict(weight=weight.abs().detach()))
 
 def test_there_are_samples(): assert len({n for n,*_ in SAMPLES})==8 and len(SAMPLES)>60
 
@@ -151,7 +152,8 @@ def test_at_the_kink(ours, torchs, args):
     "The slope exactly at the margin is PyTorch's"
     x,*rest = args()
     kwargs = dict(eps=0.) if ours is triplet_margin_loss else {}
-    gs = [grad(f(x, *rest, **kwargs), x.requires_grad_())[0] for f in (ours,torchs)]
+    x.requires_grad_()
+    gs = [grad(f(x, *rest, **kwargs), x)[0] for f in (ours,torchs)]
     same(*gs)
 
 def test_positional_order():
@@ -328,7 +330,6 @@ def test_classes_that_are_ruled_out(p, hardest):
         v = f(x, y)
         same(v.detach(), .5**p/(1 if hardest else 4))
         assert grad(v, x)[0].isfinite().all()
-    assert f(x, tensor([1]))==math.inf or p==2
 
 def test_label_forms():
     torch.manual_seed(1)
