@@ -176,7 +176,8 @@ def no_counts(valid, out):
 
 def index_loss(x, y, value, smoothing, both, kind):
     "The loss of the labelled class (M, *); smoothing adds that of all classes, so no target is built"
-    if value is None and kind.ce and not isinstance(smoothing, Tensor): return kind.ce(x, y, both, smoothing)
+    learned = isinstance(smoothing, Tensor) or both is not None and both.requires_grad # PyTorch's takes neither
+    if value is None and kind.ce and not learned: return kind.ce(x, y, both, smoothing)
     loss = kind.pick(x, y)
     if value is not None: loss = value(loss)
     if both is not None: loss = loss*both[y]

@@ -286,7 +286,7 @@ class Loss(nn.Module):
 
     def check_params(self):
         "Raise now, and not in a fit: an empty batch costs nothing and makes the function check its parameters"
-        self(*self.example(0))
+        self.reduced(getattr(self, 'reduction', None), *self.example(0))
 
     def params(self):
         "The parameters by name, as the constructor takes them"
@@ -307,7 +307,8 @@ class Loss(nn.Module):
     def per_class(self):
         "The number of classes that the weights speak of, or None, and where they are"
         ws = [o for o in (*self.parameters(), *self.buffers()) if o.ndim]
-        return (ws[0].numel(),ws[0].device) if ws else (None,None)
+        sizes = [n for o in ws for n in reversed(o.shape) if n>1] # ones may stand around them
+        return (sizes[0] if sizes else 1,ws[0].device) if ws else (None,None)
 
     def random_scores(self, n):
         "What a network could give to this loss, for `n` examples and with a class axis"
@@ -315,6 +316,7 @@ class Loss(nn.Module):
         axis = getattr(self, 'axis', 1)
         check_int(axis, 'axis')
         shape = [n]+[2]*(abs(axis) or 1) # axis 0 is refused by the function
+        if axis>0: shape += [2]*max(map(trailing_ones, (*self.parameters(), *self.buffers())), default=0)
         shape[axis] = C or 3
         return self.from_logits(torch.randn(shape, device=device))
 
@@ -329,15 +331,21 @@ class Loss(nn.Module):
         return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
 
 # %% ../nbs/00_core.ipynb #5a7ce014
+def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
+
 # what comes with a batch, and so is no parameter of a module
 BATCH = 'sample_weight','mask','lengths'
 
 def derive_class(cls, of, order=None):
-    "Give `cls` a constructor with the parameters of `of`, and the documentation of these"
-    own = {k: v for k,v in inspect.get_annotations(cls).items() if k in vars(cls)}
+    "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
+    own,notes = {},comments(of)
+    for o in reversed(cls.__mro__[:cls.__mro__.index(Loss)]):
+        mine = {k: v for k,v in inspect.get_annotations(o).items() if k in vars(o)}
+        own |= {k: inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=vars(o)[k], annotation=v)
+            for k,v in mine.items()}
+        notes |= {k: v for k,v in comments(o).items() if k in mine}
     cls.func,cls.extra = staticmethod(of),tuple(own)
-    sig = module_signature(of, {k: inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=vars(cls)[k],
-        annotation=v) for k,v in own.items()}, order)
+    sig = module_signature(of, own, order)
     def __init__(self, *args, **kwargs):
         try: given = sig.bind(self, *args, **kwargs)
         except TypeError as e: raise TypeError(f'{type(self).__name__}: {e}') from None
@@ -346,7 +354,7 @@ def derive_class(cls, of, order=None):
     # fastcore, and so nbdev, reads the comments of what `__delwrap__` names
     __init__.__signature__,__init__.__delwrap__ = sig,of
     __init__.__qualname__,__init__.__module__ = f'{cls.__qualname__}.__init__',cls.__module__
-    __init__.__doc__ = '\n'.join(f'{k}: {v}' for k,v in comments(of).items() if k in sig.parameters)
+    __init__.__doc__ = '\n'.join(f'{k}: {v}' for k,v in notes.items() if k in sig.parameters)
     cls.__init__ = __init__
 
 def module_signature(of, own, order=None):
@@ -360,10 +368,10 @@ def module_signature(of, own, order=None):
     return inspect.Signature([P('self', P.POSITIONAL_OR_KEYWORD), *res])
 
 def comments(f):
-    "What the comment behind each parameter of `f` says; nothing where there is no source"
+    "What the comment behind each parameter of a function, or attribute of a class, says; nothing without source"
     try: src = inspect.getsource(f)
     except (OSError, TypeError): return {}
-    head = re.split(r'^\s*\)', src, maxsplit=1, flags=re.M)[0]
+    head = re.split(r'^\s*\)|^    def ', src, maxsplit=1, flags=re.M)[0]
     return dict(re.findall(r'^\s+(\w+)\b.*?# (.*)$', head, re.M))
 
 # %% ../nbs/00_core.ipynb #6d9751ab

@@ -94,11 +94,13 @@ def bce_loss_with_logits(
     axis:int=1, # the axis of the classes, for what is (C,)
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy from scores (Goodfellow et al. 2016, section 6.2.2.2)"
-    x,y = binary_batch(logits, target)
-    factor = column_factor(pos_weight, x, axis, 'pos_weight')
-    return binary_loss(x, y, bce, reduction, args=() if factor is None else (factor,),
-        label_smoothing=label_smoothing, weight=weight, sample_weight=sample_weight,
-        ignore_index=ignore_index, axis=axis)
+    args = ()
+    if pos_weight is not None:
+        x,_ = binary_batch(logits, target)
+        args = column_factor(pos_weight, x, axis, 'pos_weight'),
+    return binary_loss(logits, target, bce, reduction, args=args, weight=weight, axis=axis,
+        label_smoothing=label_smoothing, sample_weight=sample_weight,
+        ignore_index=ignore_index)
 
 # %% ../nbs/10_cross_entropy.ipynb #c6b9837a
 class BCEWithLogitsLoss(BinaryLoss, of=bce_loss_with_logits,

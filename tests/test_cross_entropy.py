@@ -264,10 +264,14 @@ def test_shapes_of_factors(name):
     flat = bce_loss_with_logits(x[...,0,0], y[...,0,0], **{name: w})
     assert_same(bce_loss_with_logits(x[...,0,0], y[...,0,0], **{name: w[None]}), flat)
     assert_same(BCEWithLogitsLoss(**{name: w[None]})(x[...,0,0], y[...,0,0]), flat)
+    assert_same(BCEWithLogitsLoss(**{name: w[:,None,None]})(x, y), full)
     moved = [o.movedim(1,-1) for o in (x,y)]
     assert_same(bce_loss_with_logits(*moved, axis=-1, **{name: w}), full)
     for o in (torch.tensor(3.), torch.tensor([3.])):
         assert_same(bce_loss_with_logits(five, y5, **{name: o}), bce_loss_with_logits(five, y5, **{name: 3}))
+    BCEWithLogitsLoss(weight=torch.ones(1), pos_weight=torch.ones(3)), BCEWithLogitsLoss(torch.ones(3,1,1), 'sum', w)
+    with expect_fail(ValueError, f'{name} must have shape (3,), one per class, got (6, 3)'):
+        BCEWithLogitsLoss(**{name: torch.ones(6,3)})
     with expect_fail(ValueError, f'{name} must have shape (3,)'): bce_loss_with_logits(scores, labels, **{name: torch.ones(2)})
 
 def test_refusals():
