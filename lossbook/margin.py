@@ -240,7 +240,7 @@ def multi_margin_loss(
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
     p:int=1, # the power, 1 or 2
     margin:float=1., # by how much the right class should lead
-    weight:Tensor|Sequence|None=None, # (C,) factors >= 0, one per class, that the mean does not count
+    weight:Tensor|Sequence|None=None, # (C,) factors >= 0 that the mean does not count
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
     hardest:bool=False, # the closest rival alone, instead of the sum over all divided by C?

@@ -1,5 +1,5 @@
 "The losses of the chapter on margins: slow loops, PyTorch's own sample inputs, extremes, what is left out, refusals"
-import itertools, math, pickle, pytest, sys, threading, torch, types, unittest, torch.nn.functional as F
+import itertools, math, pickle, pytest, sys, torch, types, unittest, torch.nn.functional as F
 from torch import nn, tensor
 from torch.autograd import grad, gradgradcheck
 from lossbook.core import assert_same as same
