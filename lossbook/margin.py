@@ -22,8 +22,9 @@ from functools import partial
 from math import inf
 from torch import Tensor
 from .core import ClassLoss, Loss, binary_batch, can_read, check_axis, check_int
-from .core import check_nonneg, check_range, check_scores, check_tensors, check_weight
-from .core import expand_weight, left_out, on_device, plain, reduce, to_float
+from .core import check_nonneg, check_range, check_scores, check_tensors
+from .core import check_weight, expand_weight, left_out, on_device, plain
+from .core import reduce, to_float
 from .blocks import Scores, binary_loss, class_loss, derivative_of, one_hot
 
 # %% ../nbs/40_margin.ipynb #95f36aec
@@ -43,8 +44,8 @@ def margin_ranking_loss(
     "The hinge of the difference of two scores (Joachims 2002)"
     check_range(margin, 'margin')
     x1,x2 = pairwise(input1=input1, input2=input2)
-    return sign_loss(x1-x2, target, partial(ranking, margin=margin), reduction, negative,
-        sample_weight, 'input1')
+    value = partial(ranking, margin=margin)
+    return sign_loss(x1-x2, target, value, reduction, negative, sample_weight, 'input1')
 
 # %% ../nbs/40_margin.ipynb #732aaa96
 def some_signs(n, negative=-1):
@@ -83,7 +84,7 @@ class PairLoss(SignLoss):
 # %% ../nbs/40_margin.ipynb #e36c4d16
 class MarginRankingLoss(PairLoss, of=margin_ranking_loss):
     "The hinge of the difference of two scores (Joachims 2002)"
-    def example(self, n=4): return torch.randn(n),torch.randn(n),some_signs(n, self.negative)
+    def example(self, n=4): return *torch.randn(2, n),some_signs(n, self.negative)
 
 # %% ../nbs/40_margin.ipynb #bffd5c81
 def soft_margin(x, y): return -F.logsigmoid((2*y-1)*x)
@@ -98,7 +99,7 @@ def soft_margin_loss(
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "log(1 + exp(-y x)), the logistic loss (Hastie et al. 2009, section 10.6)"
-    return sign_loss(logits, target, soft_margin, reduction, negative, sample_weight, 'logits')
+    return sign_loss(logits, target, soft_margin, reduction, negative, sample_weight)
 
 # %% ../nbs/40_margin.ipynb #6f1c7cdc
 class SoftMarginLoss(SignLoss, of=soft_margin_loss):
@@ -119,14 +120,15 @@ def hinge_embedding_loss(
     negative:int=-1, # what the target is if not 1: -1 or 0
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
-    "The distance of two of a kind, and a hinge on that of others (after Hadsell et al. 2006)"
+    "The distance of a pair, or a hinge on it for others (after Hadsell et al. 2006)"
     check_range(margin, 'margin')
     value = partial(hinge_embedding, margin=margin)
-    return sign_loss(distance, target, value, reduction, negative, sample_weight, 'distance')
+    args = reduction,negative,sample_weight
+    return sign_loss(distance, target, value, *args, 'distance')
 
 # %% ../nbs/40_margin.ipynb #fd6b2c71
 class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
-    "The distance of two of a kind, and a hinge on that of others (after Hadsell et al. 2006)"
+    "The distance of a pair, or a hinge on it for others (after Hadsell et al. 2006)"
 
 # %% ../nbs/40_margin.ipynb #49f91ea1
 def unit(x, eps): return x/(x.square().sum(-1, keepdim=True) + eps).sqrt()
@@ -147,19 +149,19 @@ def cosine_embedding_loss(
     eps:float=1e-12, # added to squared lengths, > 0; at least 1e-8 in float16
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
-    "1 - cosine for two of a kind, and a hinge on the cosine of others (Bromley et al. 1993)"
+    "1 - cosine of a pair, or a hinge on it for others (Bromley et al. 1993)"
     check_range(margin, 'margin', -1, 1)
     check_range(eps, 'eps', 0, open_lo=True)
     if torch.half in (input1.dtype, input2.dtype): eps = eps + 1e-8
     a,b = embeddings(sample_weight, input1=input1, input2=input2)
     value = partial(cosine_embedding, margin=margin)
-    return sign_loss(cosine(a, b, eps), target, value, reduction, negative, sample_weight,
-        'the cosines')
+    args = reduction,negative,sample_weight
+    return sign_loss(cosine(a, b, eps), target, value, *args, 'the cosines')
 
 # %% ../nbs/40_margin.ipynb #4eefc54f
 class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
-    "1 - cosine for two of a kind, and a hinge on the cosine of others (Bromley et al. 1993)"
-    def example(self, n=4): return torch.randn(n, 5),torch.randn(n, 5),some_signs(n, self.negative)
+    "1 - cosine of a pair, or a hinge on it for others (Bromley et al. 1993)"
+    def example(self, n=4): return *torch.randn(2, n, 5),some_signs(n, self.negative)
 
 # %% ../nbs/40_margin.ipynb #dcbe870e
 def p_norm(a, b, p=2., eps=1e-6):
@@ -185,7 +187,8 @@ def triplet_margin_loss(
     "A hinge that wants the positive nearer than the negative (Schroff et al. 2015)"
     check_range(margin, 'margin', 0)
     far = measure(distance, p, eps)
-    a,pos,neg = embeddings(sample_weight, anchor=anchor, positive=positive, negative=negative)
+    three = dict(anchor=anchor, positive=positive, negative=negative)
+    a,pos,neg = embeddings(sample_weight, **three)
     apart = far(a, neg)
     if swap: apart = torch.minimum(apart, far(pos, neg))
     return reduce((margin + far(a, pos) - apart).clamp(min=0), reduction, sample_weight)
@@ -195,11 +198,11 @@ class TripletMarginLoss(Loss, of=triplet_margin_loss):
     "A hinge that wants the positive nearer than the negative (Schroff et al. 2015)"
     task,n_preds = 'triplets',3
     def forward(self, anchor, *others, sample_weight=None):
-        "The loss of three tensors, or of one tuple of them"
+        "The loss of three tensors, or of a tuple of them, whatever target comes with it"
         return self.reduced(self.reduction, anchor, *others, sample_weight=sample_weight)
     def reduced(self, reduction, anchor, *others, sample_weight=None):
-        three = anchor if isinstance(anchor, (tuple,list)) else (anchor,)
-        return super().reduced(reduction, *three, *others, sample_weight=sample_weight)
+        three = anchor if isinstance(anchor, (tuple,list)) else (anchor,*others)
+        return super().reduced(reduction, *three, sample_weight=sample_weight)
     def example(self, n=4): return tuple(torch.randn(3, n, 5))
     def check_values(self, *preds, sample_weight=None):
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
@@ -214,12 +217,13 @@ def mine_triplets(
     p:float=2., # the norm of the distance, >= 1
     distance:str|Callable|None=None, # 'cosine', or a callable on two (M, D); by default the p-norm
 )->tuple: # three index tensors (T,): anchors, positives, negatives
-    "Triplets of a batch that are worth a loss (Schroff et al. 2015; Hermans et al. 2017)"
+    "Triplets worth a loss (Schroff et al. 2015; Hermans et al. 2017)"
     check_range(margin, 'margin', 0)
     if kind not in ('all','hard','semihard'):
         raise ValueError(f"kind must be 'all', 'hard' or 'semihard', got {kind!r}")
     d,pos,neg = distances(embeddings, labels, measure(distance, p, 0.))
-    if kind=='all' or not len(d): return (pos[:,:,None] & neg[:,None]).nonzero().unbind(1)
+    if kind=='all' or not len(d):
+        return (pos[:,:,None] & neg[:,None]).nonzero().unbind(1)
     if kind=='hard':
         a = (pos.any(1) & neg.any(1)).nonzero()[:,0]
         return a,d.where(pos, -inf)[a].argmax(1),d.where(neg, inf)[a].argmin(1)
@@ -249,7 +253,8 @@ def multi_margin_loss(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "The hinge over classes (Crammer and Singer 2001, and Weston and Watkins 1999)"
-    if p not in (1,2) or isinstance(p, Tensor): raise ValueError(f'p must be 1 or 2, got {p!r}')
+    if isinstance(p, Tensor) or p not in (1,2):
+        raise ValueError(f'p must be 1 or 2, got {p!r}')
     check_range(margin, 'margin')
     return class_loss(logits, target, unchanged(margin), reduction,
         kind=hinge_kind(p, margin, hardest), scale=class_weight(weight, logits, axis),
@@ -261,8 +266,8 @@ class MultiMarginLoss(ClassLoss, of=multi_margin_loss):
     @property
     def check_skips(self):
         "PyTorch's mean counts rows and not their weights"
-        names = 'weighted_means','means'
-        return dict.fromkeys(names[:1 if self.weight is None else 2], 'the mean counts rows')
+        names = ['weighted_means'] + ['means']*(self.weight is not None)
+        return dict.fromkeys(names, 'as in PyTorch, the mean counts rows')
 
 # %% ../nbs/40_margin.ipynb #ddd8231f
 def multilabel_margin(x, k, margin):
@@ -315,7 +320,8 @@ def list_net_loss(
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "Cross entropy of the softmax of relevances and that of scores (Cao et al. 2007)"
     s,r,mask,keep = list_batch(scores, target, mask, sample_weight)
-    return reduce(torch.where(keep, list_net(s, r, mask), 0.), reduction, sample_weight, keep)
+    loss = list_net(s, r, mask)
+    return reduce(torch.where(keep, loss, 0.), reduction, sample_weight, keep)
 
 # %% ../nbs/40_margin.ipynb #56e965d6
 class ListLoss(Loss):
@@ -389,7 +395,7 @@ def lambda_rank_loss(
     mask:Tensor|None=None, # (N, L) bools, or 0 and 1: which items there are
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask of bools
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
-    "Soft margins of pairs, weighted by what a swap changes of the NDCG (Burges 2010, section 4)"
+    "Soft margins of pairs, by what a swap changes of the NDCG (Burges 2010, section 4)"
     check_range(sigma, 'sigma', 0, open_lo=True)
     check_k(k)
     s,r,mask,keep = list_batch(scores, target, mask, sample_weight, relevance=True)
@@ -399,7 +405,7 @@ def lambda_rank_loss(
 
 # %% ../nbs/40_margin.ipynb #26ff7a6f
 class LambdaRankLoss(ListLoss, of=lambda_rank_loss):
-    "Soft margins of pairs, weighted by what a swap changes of the NDCG (Burges 2010, section 4)"
+    "Soft margins of pairs, by what a swap changes of the NDCG (Burges 2010, section 4)"
     def check_values(self, pred, target, mask=None, sample_weight=None):
         list_batch(pred, target, mask, sample_weight, relevance=True, read=True)
 
@@ -413,7 +419,7 @@ def check_signs(y, negative, keep=None, read=False):
     more = f'; for 1 and {v:g} pass negative={v:g}' if v in (0,-1) else ''
     raise ValueError(f'target must be 1 or {negative}, got {v:g}{more}')
 
-def sign_loss(x, target, value, reduction, negative, sample_weight, name):
+def sign_loss(x, target, value, reduction, negative, sample_weight, name='logits'):
     "A loss on targets that are 1 or `negative`, from a value that takes 1 and 0"
     if negative not in (-1,0): raise ValueError(f'negative must be -1 or 0, got {negative!r}')
     x,y = binary_batch(x, target, name)

@@ -301,6 +301,7 @@ def test_pairs_as_one():
         same(f((a,b), y), f(a, b, y), 0, 0)
     f,three,_ = batch(TripletMarginLoss)
     same(f(tuple(three)), f(*three), 0, 0)
+    same(f(three, tensor([1,2,3])), f(*three), 0, 0) # as a Learner calls it
 
 def test_soft_margin_decodes():
     x = tensor([-2., 3.])
