@@ -64,8 +64,8 @@ def bi_tempered_loss_with_logits(
     "The Bregman divergence of tempered probabilities from the label (Amid et al. 2019)"
     check_range(t1, 't1', 0, 1)
     check_range(t2, 't2', 1, 5)
-    return class_loss(logits, target, None, reduction, rows=partial(bi_tempered, t1=t1, t2=t2), kind=raw,
-        label_smoothing=label_smoothing, smooth=smooth_soft_labels, weight=weight,
+    return class_loss(logits, target, None, reduction, rows=partial(bi_tempered, t1=t1, t2=t2),
+        kind=raw, label_smoothing=label_smoothing, smooth=smooth_soft_labels, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
 
 # %% ../nbs/12b_bi_tempered.ipynb #b1150017

@@ -21,8 +21,8 @@ from itertools import product
 from math import inf, prod
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from .core import (binary_batch, can_read, check_label, check_range, check_reduction, check_weight,
-    class_batch, column_factor, is_eager, is_zero, left_out, reduce, to_float)
+from .core import (binary_batch, can_read, check_label, check_range, check_reduction,
+    check_weight, class_batch, column_factor, is_eager, is_zero, left_out, reduce, to_float)
 
 # %% ../nbs/01_blocks.ipynb #8015ae05
 def safe_nll(
@@ -57,8 +57,9 @@ def logit_pick(x, y):
     z = x-x.detach().amax(1, keepdim=True)
     return z.exp().sum(1).log()-gather(z, y)
 
-KINDS = dict(logits=Scores('logits', lambda x: -F.log_softmax(x, 1), logit_pick,
-        lambda p,g: p*g.sum(1, keepdim=True)-g, logit_ce),
+def logit_back(p, g): return p*g.sum(1, keepdim=True)-g
+
+KINDS = dict(logits=Scores('logits', lambda x: -F.log_softmax(x, 1), logit_pick, logit_back, logit_ce),
     log_probs=Scores('log_probs', lambda x: -x, lambda x,i: -gather(x, i), lambda p,g: -g),
     probs=Scores('probs', safe_nll, lambda p,i: safe_nll(gather(p, i))))
 
@@ -135,7 +136,7 @@ def class_loss(
     each = isinstance(scale, (Tensor,Sequence)) and getattr(scale, 'ndim', 1)
     both = factors(check_weight(scale, x, 'alpha') if each else None, weight)
     if valid is not None: y = torch.where(valid, y, 0)
-    out = left_out(sample_weight, x.select(1, 0).reshape(pos))
+    out = None if sample_weight is None else left_out(sample_weight, x.select(1, 0).reshape(pos))
     out = no_counts(valid, out if out is None else out.reshape(x.select(1, 0).shape))
     if out is not None: x = shielded(x, out.unsqueeze(1))
     soft = y.is_floating_point()
@@ -148,7 +149,8 @@ def class_loss(
     if valid is not None:
         loss = torch.where(valid, loss, 0.)
         if weight is not None: norm = norm*valid
-    return reduce(loss.reshape(pos), reduction, sample_weight, None if norm is None else norm.reshape(pos))
+    if loss.shape!=pos: loss,norm = loss.reshape(pos),norm if norm is None else norm.reshape(pos)
+    return reduce(loss, reduction, sample_weight, norm)
 
 # %% ../nbs/01_blocks.ipynb #b10c001c
 def factors(a, b): return b if a is None else a if b is None else a*b

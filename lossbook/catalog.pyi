@@ -1,19 +1,17 @@
 # written by tools/stubs.py
 # mypy: disable-error-code="override"
 from typing import Any
-from .check import loss_classes
 import functools, re, torch
 from typing import NamedTuple
-from lossbook._modidx import d as modidx
-from lossbook.core import BinaryLoss, ClassLoss
-from lossbook.check import properties
+from ._modidx import d as modidx
+from .check import check_task, loss_classes, task_of
+from .core import BinaryLoss, ClassLoss
+from .properties import properties
 
 __all__ = ['catalog']
 def page_of(cls) -> str: ...
 def source_of(cls) -> str: ...
-def task_of(cls) -> str: ...
 def targets_of(loss) -> str: ...
-def as_rows(loss): ...
 class Entry(NamedTuple):
     name: str
     chapter: str

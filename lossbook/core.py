@@ -12,7 +12,7 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import inspect, numbers, re, torch, torch.nn.functional as F
+import inspect, numbers, re, torch
 from math import inf
 from torch import nn, Tensor
 from torch.testing import assert_close
@@ -21,7 +21,7 @@ from torch.testing import assert_close
 def reduce(
     loss:Tensor, # (N, *) one value per position, class weights included
     reduction:str='mean', # 'mean', 'sum' or 'none'; or a callable (loss, norm)
-    sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools; 0 leaves a position out
+    sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask; 0 leaves it out
     norm:Tensor|None=None, # (N, *) what each position counts in the mean, by default 1
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Weigh the values of a loss and reduce them; a mean over nothing is 0"
@@ -33,9 +33,9 @@ def reduce(
         norm = w if norm is None else norm*w
     if callable(reduction): return reduction(loss, norm)
     if reduction=='none': return loss
+    if norm is None and reduction=='mean' and loss.numel(): return loss.mean()
     total = loss.sum()
-    if reduction=='sum': return total
-    if norm is None: return total/max(loss.numel(), 1)
+    if reduction=='sum' or norm is None: return total
     # an expanded tensor would be added up one by one, which loses digits
     count = norm.contiguous().sum()
     return torch.where(count==0, total*0, total/(count + (count==0)))
@@ -261,8 +261,31 @@ def check_label(y, keep=None, read=False):
     if keep is not None: bad = bad & keep
     if bad.any(): raise ValueError(f'target must be in [0, 1], got {y[bad][0].item():g}')
 
+# %% ../nbs/00_core.ipynb #5a7ce0e0
+class Examples:
+    "Batches that a loss takes, for checks"
+    def example(self, n=4):
+        "A random batch of `n` that the loss takes: predictions, and what follows them"
+        return torch.randn(n),torch.randn(n)
+
+    def per_class(self):
+        "The number of classes that the weights speak of, or None, and where they are"
+        ws = [o for o in (*self.parameters(), *self.buffers()) if o.ndim]
+        sizes = [n for o in ws for n in reversed(o.shape) if n>1] # ones may stand around them
+        return (sizes[0] if sizes else 1,ws[0].device) if ws else (None,None)
+
+    def random_scores(self, n):
+        "What a network could give to this loss, for `n` examples and with a class axis"
+        C,device = self.per_class()
+        axis = getattr(self, 'axis', 1)
+        check_int(axis, 'axis')
+        shape = [n]+[2]*(abs(axis) or 1) # axis 0 is refused by the function
+        if axis>0: shape += [2]*max(map(trailing_ones, (*self.parameters(), *self.buffers())), default=0)
+        shape[axis] = C or 3
+        return self.from_logits(torch.randn(shape, device=device))
+
 # %% ../nbs/00_core.ipynb #e6066985
-class Loss(nn.Module):
+class Loss(Examples, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
@@ -299,26 +322,6 @@ class Loss(nn.Module):
         return self.func(*batch, **kwargs, **params)
 
     def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
-
-    def example(self, n=4):
-        "A random batch of `n` that the loss takes: predictions, and what follows them"
-        return torch.randn(n),torch.randn(n)
-
-    def per_class(self):
-        "The number of classes that the weights speak of, or None, and where they are"
-        ws = [o for o in (*self.parameters(), *self.buffers()) if o.ndim]
-        sizes = [n for o in ws for n in reversed(o.shape) if n>1] # ones may stand around them
-        return (sizes[0] if sizes else 1,ws[0].device) if ws else (None,None)
-
-    def random_scores(self, n):
-        "What a network could give to this loss, for `n` examples and with a class axis"
-        C,device = self.per_class()
-        axis = getattr(self, 'axis', 1)
-        check_int(axis, 'axis')
-        shape = [n]+[2]*(abs(axis) or 1) # axis 0 is refused by the function
-        if axis>0: shape += [2]*max(map(trailing_ones, (*self.parameters(), *self.buffers())), default=0)
-        shape[axis] = C or 3
-        return self.from_logits(torch.randn(shape, device=device))
 
     def from_logits(self, x): return x # a loss on probabilities says how to get there
     def activation(self, x): return x

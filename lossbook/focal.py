@@ -20,7 +20,8 @@ from copy import copy
 from functools import partial
 from inspect import signature
 from torch import nn, Tensor
-from .core import BinaryLoss, ClassLoss, Loss, check_range, column_factor, is_zero, reduce, to_float
+from .core import BinaryLoss, ClassLoss, Loss, check_range, column_factor, is_zero
+from .core import reduce, to_float
 from .blocks import binary_loss, class_loss, derivative_of
 
 # %% ../nbs/13_focal.ipynb #f0ca0013
@@ -63,7 +64,7 @@ def focal_loss_with_logits(
     logits:Tensor, # (N, C, *) scores, any float dtype
     target:Tensor, # (N, *) class indices; or (N, C, *) a distribution over classes
     gamma:float=2., # focusing exponent, >= 0; 0 is cross entropy
-    alpha:Tensor|Sequence|float|None=None, # (C,) factors >= 0 that the mean does not count; or a number
+    alpha:Tensor|Sequence|float|None=None, # (C,) factors >= 0, not counted in the mean; or a number
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
     label_smoothing:float=0., # share of the label spread over all classes, in [0, 1]
@@ -291,13 +292,14 @@ def power(p, gamma, logp=None):
 
 @derivative_of(binary_focal)
 def binary_focal_slope(x, y, pos, neg, gamma):
-    lp,lq = log_sigmoids(x)
+    # fewer calls for a small x, fewer exponentials for a large one
+    lp,lq = log_sigmoids(x) if x.numel()>2**13 else (F.logsigmoid(x),F.logsigmoid(-x))
     p,q = lp.exp(),lq.exp()
-    a,b = y*power(q, gamma, lq)*-pos,(1-y)*power(p, gamma, lp)*-neg
+    a,b = (y*-pos).mul_(power(q, gamma, lq)),((1-y)*-neg).mul_(power(p, gamma, lp))
     v = (a*lp).addcmul_(b, lq)
     # a (q - gamma p lp) - b (p - gamma q lq)
     s = torch.addcmul(q, p, lp, value=-gamma).mul_(a)
-    return v,s.sub_(p.addcmul_(q, lq, value=-gamma).mul_(b))
+    return v,s.addcmul_(p.addcmul_(q, lq, value=-gamma), b, value=-1)
 
 @derivative_of(focal)
 def focal_slope(nll, p, gamma):

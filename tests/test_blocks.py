@@ -1,7 +1,7 @@
 "The machinery of blocks: threads, modes, forks, means of many rows, what is left out"
-import os, pytest, threading, time, torch, torch.nn.functional as F
+import os, pytest, threading, torch, torch.nn.functional as F
 from functools import partial
-from lossbook.blocks import binary_loss, blockwise, class_loss, run_blocks
+from lossbook.blocks import binary_loss, class_loss, run_blocks
 from lossbook.core import assert_same, reduce
 
 def squares(x, y): return ((x.softmax(1)-y)**2).sum(1)

@@ -3,7 +3,6 @@ import math, pickle, pytest, threading, torch, torch.nn.functional as F
 from copy import deepcopy
 from fastcore.test import expect_fail
 from torch import nn
-from lossbook.blocks import derivatives
 from lossbook.core import assert_same
 from lossbook.focal import *
 
@@ -72,9 +71,12 @@ def test_indices_are_one_hot_rows(g, r):
     assert_same(focal_loss_with_logits(x, index, **kw), focal_loss_with_logits(x, rows, **kw), rtol=1e-12, atol=0.)
 
 FAR = ((torch.half,3e4), (torch.bfloat16,1e4), (torch.float,1e4), (torch.double,1e4), (torch.float,3e38), (torch.bfloat16,3e38))
-LOSSES = dict(softmax=lambda x,g: focal_loss_with_logits(x, labels, g), rows=lambda x,g: focal_loss_with_logits(x,
-        F.one_hot(labels, 3).to(x.dtype), g), binary=lambda x,g: binary_focal_loss_with_logits(x, many, g, .25),
-    asymmetric=lambda x,g: asymmetric_loss_with_logits(x, many, g, g), no_margin=lambda x,g: asymmetric_loss_with_logits(x, many, g, g, 0.))
+def rows_of(x): return F.one_hot(labels, 3).to(x.dtype)
+LOSSES = dict(softmax=lambda x,g: focal_loss_with_logits(x, labels, g),
+    rows=lambda x,g: focal_loss_with_logits(x, rows_of(x), g),
+    binary=lambda x,g: binary_focal_loss_with_logits(x, many, g, .25),
+    asymmetric=lambda x,g: asymmetric_loss_with_logits(x, many, g, g),
+    no_margin=lambda x,g: asymmetric_loss_with_logits(x, many, g, g, 0.))
 
 @pytest.mark.parametrize('g', (0,.3,.5,2))
 @pytest.mark.parametrize('dt,most', FAR)
