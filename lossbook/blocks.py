@@ -99,7 +99,8 @@ def uniform(like): return like.new_full((1,)*like.ndim, 1/like.shape[1]).expand_
 
 def mean_weight(target, weight):
     "The weight of each row of a distribution; autocast would round the factors of an einsum"
-    with torch.autocast(target.device.type, enabled=False): return torch.einsum('nc...,c->n...', target, weight)
+    device = 'cpu' if target.is_meta else target.device.type # autocast knows no meta device
+    with torch.autocast(device, enabled=False): return torch.einsum('nc...,c->n...', target, weight)
 
 def reduce_once(reduction, f):
     "`f(reduction)` for a sum of losses; a callable reduction sees the values of the sum and not of each part"

@@ -311,7 +311,7 @@ class Loss(Examples, nn.Module):
 
     def check_params(self):
         "Raise now, and not in a fit: an empty batch costs nothing and makes the function check its parameters"
-        self.reduced(getattr(self, 'reduction', None), *self.example(0))
+        self(*self.example(0))
 
     def params(self):
         "The parameters by name, as the constructor takes them"

@@ -64,9 +64,7 @@ def classification_mae(
         ignore_index=ignore_index, axis=axis)
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150018
-def gce(nll, q):
-    q = above_zero(q)
-    return -torch.expm1(-q*nll)/q
+def gce(nll, q): return -torch.expm1(-above_zero(q)*nll)/above_zero(q)
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150020
 def generalized_cross_entropy_with_logits(
@@ -195,7 +193,8 @@ def symmetric_cross_entropy_with_logits(
     check_range(-A, '-A', 0, open_lo=True)
     params = dict(alpha=alpha, beta=beta, A=A)
     return class_loss(logits, target, partial(sce, **params), reduction,
-        rows=partial(sce_row, **params), weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
+        rows=partial(sce_row, **params), weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, axis=axis)
 
 class SymmetricCrossEntropy(ClassLoss, of=symmetric_cross_entropy_with_logits):
     "alpha * cross entropy + beta * reverse cross entropy (Wang et al. 2019)"
