@@ -41,6 +41,7 @@ class Examples:
 class Loss(Examples, nn.Module):
     func: Any
     extra: tuple
+    as_given: tuple
     y_int: bool
     def __init_subclass__(cls, of=None, order=None, **kwargs): ...
     def __init__(self, **params): ...
