@@ -136,7 +136,6 @@ from .regression import negative_binomial_nll_loss as negative_binomial_nll_loss
 from .regression import poisson_nll_loss as poisson_nll_loss
 from .regression import quantile_loss as quantile_loss
 from .regression import quantiles_cross as quantiles_cross
-from .regression import real_loss as real_loss
 from .regression import smooth_l1_loss as smooth_l1_loss
 from .soft_labels import SoftLabelCrossEntropy as SoftLabelCrossEntropy
 from .soft_labels import smooth_soft_labels as smooth_soft_labels

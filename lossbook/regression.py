@@ -14,7 +14,7 @@ __all__ = ['mse_loss', 'l1_loss', 'MSELoss', 'L1Loss', 'huber_loss', 'HuberLoss'
            'log_cosh_loss', 'LogCoshLoss', 'charbonnier_loss', 'CharbonnierLoss', 'barron_loss', 'BarronLoss',
            'AdaptiveBarronLoss', 'quantile_loss', 'QuantileLoss', 'quantiles_cross', 'expectile_loss', 'ExpectileLoss',
            'gaussian_nll_loss', 'GaussianNLLLoss', 'beta_nll_loss', 'BetaNLLLoss', 'poisson_nll_loss', 'PoissonNLLLoss',
-           'negative_binomial_nll_loss', 'NegativeBinomialNLLLoss', 'real_loss']
+           'negative_binomial_nll_loss', 'NegativeBinomialNLLLoss']
 
 # %% ../nbs/30_regression.ipynb #ba0356b0
 import math, torch, torch.nn.functional as F
