@@ -358,6 +358,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lossbook.focal.asymmetric': ('focal.html#asymmetric', 'lossbook/focal.py'),
                                 'lossbook.focal.asymmetric_loss_with_logits': ( 'focal.html#asymmetric_loss_with_logits',
                                                                                 'lossbook/focal.py'),
+                                'lossbook.focal.asymmetric_slope': ('focal.html#asymmetric_slope', 'lossbook/focal.py'),
                                 'lossbook.focal.binary_focal': ('focal.html#binary_focal', 'lossbook/focal.py'),
                                 'lossbook.focal.binary_focal_loss_with_logits': ( 'focal.html#binary_focal_loss_with_logits',
                                                                                   'lossbook/focal.py'),

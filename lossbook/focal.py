@@ -308,5 +308,16 @@ def focal_slope(nll, p, gamma):
     w = h*less
     return w*nll,(less*p).mul_(nll).mul_(gamma).add_(w)
 
+@derivative_of(asymmetric)
+def asymmetric_slope(x, y, gamma_pos, gamma_neg, margin):
+    lp,lq = log_sigmoids(x) if x.numel()>2**13 else (F.logsigmoid(x),F.logsigmoid(-x))
+    p,q = lp.exp(),lq.exp()
+    over = p>margin # below the margin a zero has no slope
+    a,less = y*power(q, gamma_pos, lq),power((p-margin).clamp_(min=1e-12), gamma_neg-1)
+    shifted,fall = (lq,p) if margin==0 else ((q+margin).clamp(max=1).log_(),p*q/(q+margin))
+    w = less*(p-margin).clamp_(min=1e-12)
+    zeros = (less.mul_(gamma_neg*p*q).mul_(shifted).sub_(fall.mul(w))).mul_(over).mul_(1-y)
+    return -a*lp - (1-y)*w*shifted,a*(gamma_pos*p*lp-q) - zeros
+
 @derivative_of(poly)
 def poly_slope(nll, p, epsilon): return nll + epsilon*(1-p),1 + epsilon*p

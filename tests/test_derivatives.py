@@ -15,7 +15,7 @@ from lossbook.noisy_labels import mae_row, nce
 # numbers to try for the parameters of the values; one that is missing here fails by name
 TRY = dict(gamma=(.5,1.,2.,3.3), q=(.3,1.), epsilon=(-.5,1.), pos=(1.,.3), neg=(1.,.7), pos_weight=(1.,2.5), A=(-4.,),
     t1=(.5,1.), t2=(1.,1.2,2.), value=(identity,), active=(nce,averaged), passive=(mae_row,), alpha=(-2.,.3,2.), beta=(.3,2.),
-    delta=(.3,2.), eps=(.1,1.), scale=(.5,2.), top=(1.5,70.), margin=(0.,.7))
+    delta=(.3,2.), eps=(.1,1.), scale=(.5,2.), top=(1.5,70.), margin=(0.,.05,.7), gamma_pos=(0.,1.5), gamma_neg=(0.,1.,4.))
 
 def cases():
     for value in derivatives:
