@@ -52,7 +52,7 @@ test: .venv/bench ## every notebook, the contract, the style, the freshness of w
 check-notebooks:
 	@$(call each,,$(NOTEBOOKS)) && echo "$(words $(NOTEBOOKS)) notebooks passed"
 check-contract:
-	@$(PY) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 check-style:
 	@$(PY) tools/style.py nbs tools tests setup.py
 check-fresh:
