@@ -71,7 +71,7 @@ OTHERS = {MarginRankingLoss: [dict(margin=.7)], HingeEmbeddingLoss: [dict(margin
     TripletMarginLoss: [dict(margin=.3,p=1.), dict(p=3.,swap=True), dict(eps=.1)],
     MultiMarginLoss: [dict(p=2,margin=.4), dict(hardest=True), dict(weight=[1.,2.,.5]), dict(p=2,hardest=True)],
     MultiLabelMarginLoss: [dict(margin=.4), dict(multi_hot=True)]}
-settings = pytest.mark.parametrize('cls,params', [(c,p) for c in ALL for p in ({}, *OTHERS[c])], ids=str)
+settings = pytest.mark.parametrize('cls,params', [(c,p) for c in ALL for p in ({}, *OTHERS[c])], ids=lambda o: str(o).split(' at 0x')[0])
 
 @settings
 def test_loop(cls, params):
@@ -311,7 +311,7 @@ def test_soft_margin_decodes():
 
 # classes
 
-@pytest.mark.parametrize('params', [{}, *OTHERS[MultiMarginLoss]], ids=str)
+@pytest.mark.parametrize('params', [{}, *OTHERS[MultiMarginLoss]], ids=lambda o: str(o).split(' at 0x')[0])
 def test_distributions(params):
     "One-hot rows, and the average of the losses of the classes"
     torch.manual_seed(0)

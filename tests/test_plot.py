@@ -72,7 +72,7 @@ def test_loss_rows():
     (F.cross_entropy,'cross_entropy'), (lambda x,y: x,'loss'), (nn.L1Loss,'L1Loss'), (nn.L1Loss(),'L1Loss'),
     (functools.partial(F.cross_entropy, label_smoothing=.2),'cross_entropy(label_smoothing=0.2)'),
     (nn.CrossEntropyLoss(torch.ones(2)),'CrossEntropyLoss(weight=[1.0, 1.0])'),
-    (fl.FocalLossFlat(gamma=3.),'FocalLossFlat(gamma=3.0)'), (nn.HuberLoss(),'HuberLoss')], ids=str)
+    (fl.FocalLossFlat(gamma=3.),'FocalLossFlat(gamma=3.0)'), (nn.HuberLoss(),'HuberLoss')], ids=lambda o: str(o).split(' at 0x')[0])
 def test_loss_name(loss, name): assert loss_name(loss)==name
 
 def test_find_task():

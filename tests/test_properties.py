@@ -64,7 +64,7 @@ def test_every_loss_of_the_book(name):
     else:
         with pytest.raises(ValueError, match="measured for the tasks classes and binary, got '"): properties(loss)
 
-@pytest.mark.parametrize('loss,task', [(nn.BCEWithLogitsLoss(),'binary'), (brier2,'binary'), (ce,'classes')], ids=str)
+@pytest.mark.parametrize('loss,task', [(nn.BCEWithLogitsLoss(),'binary'), (brier2,'binary'), (ce,'classes')], ids=lambda o: str(o).split(' at 0x')[0])
 def test_task_is_found(loss, task): assert PerLabel(loss).binary==(task=='binary')
 
 def test_classes_follow_weights():

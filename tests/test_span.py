@@ -29,7 +29,7 @@ def loop(a, b, start, end, lengths=None, unit=None):
     return tensor(out, dtype=torch.double)
 
 @pytest.mark.parametrize('dtype', [torch.double, torch.float, torch.half, torch.bfloat16])
-@pytest.mark.parametrize('kwargs', [{}, dict(lengths=True), dict(unit=40.)], ids=str)
+@pytest.mark.parametrize('kwargs', [{}, dict(lengths=True), dict(unit=40.)], ids=lambda o: str(o).split(' at 0x')[0])
 def test_loop(dtype, kwargs):
     torch.manual_seed(0)
     a,b = torch.randn(2, 50, 12, dtype=torch.double)*4
@@ -51,7 +51,7 @@ def test_sum_of_parts(smoothing, scale):
     same(got, ce+scale*loop(a, b, *Y.T).float())
 
 @SPANLOSS
-@pytest.mark.parametrize('kwargs', [{}, dict(label_smoothing=.2)], ids=str)
+@pytest.mark.parametrize('kwargs', [{}, dict(label_smoothing=.2)], ids=lambda o: str(o).split(' at 0x')[0])
 def test_mask_is_subset(loss, kwargs):
     "A masked row is the row without what is masked, wherever the holes are, and those may hold anything"
     if loss is distance_loss: kwargs = {}
@@ -158,7 +158,7 @@ def test_jit_trace(f):
     for a,b in ((X, Y), (X.flip(2), Y), (X, y), (x, Y)): same(traced(a, b), f(a, b))
 
 @both
-@pytest.mark.parametrize('kwargs', [{}, dict(lengths=tensor([9,9,10])), dict(sample_weight=tensor([1.,0.,1.]))], ids=str)
+@pytest.mark.parametrize('kwargs', [{}, dict(lengths=tensor([9,9,10])), dict(sample_weight=tensor([1.,0.,1.]))], ids=lambda o: str(o).split(' at 0x')[0])
 def test_make_fx(f, kwargs):
     from torch.fx.experimental.proxy_tensor import make_fx
     for mode in ('real','fake','symbolic'):
