@@ -202,6 +202,8 @@ def row_loss(x, y, value, rows, smoothing, smooth, both, kind):
         v,g = slope(nll, p, mass(y))
         return v,kind.back(p, g)
     loss = blockwise(f, x, y, axis=1, derive=slope and derive, learned=learned)
+    # as for values: a derivative need not know of classes that are ruled out
+    if slope and can_read(x) and not loss.isfinite().all(): loss = blockwise(f, x, y, axis=1, learned=learned)
     return loss if both is None else loss*mean_weight(y, both)
 
 def identity(nll): return nll # the value of a class in cross entropy
@@ -243,7 +245,7 @@ def identity_slope(nll, p): return nll,1.
 
 @derivative_of(averaged)
 def averaged_slope(nll, p, y, value=identity):
-    v,g = attached(value)(nll.masked_fill((y==0) & (nll==inf), 0.), p)
+    v,g = attached(value)(nll, p)
     return (y*v).sum(1),y*g
 
 # %% ../nbs/01_blocks.ipynb #3e22af10

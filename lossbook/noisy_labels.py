@@ -229,10 +229,10 @@ def rce_slope(nll, p, y, A):
 
 @derivative_of(nce)
 def nce_slope(nll, p, y):
-    out = nll==torch.inf
-    total = (v := nll.masked_fill(out, 0.)).sum(1, keepdim=True)
-    share = (y*v).sum(1, keepdim=True)/(total := total+(total==0))
-    return share[:,0]+(y*out).sum(1),((y-share)/total).masked_fill_(out, 0.)
+    total = nll.sum(1, keepdim=True)
+    total += total==0
+    share = (y*nll).sum(1, keepdim=True)/total
+    return share[:,0],(y-share).div_(total)
 
 @derivative_of(pair)
 def pair_slope(nll, p, y, active, passive, alpha, beta):
