@@ -1,7 +1,7 @@
 # written by tools/stubs.py
 # mypy: disable-error-code="override"
 from typing import Any
-import inspect, numbers, re, torch
+import inspect, numbers, re, sys, torch, warnings, weakref
 from math import inf
 from torch import nn, Tensor
 from torch.testing import assert_close
@@ -60,6 +60,8 @@ BATCH: tuple
 def derive_class(cls, of, order=None): ...
 def module_signature(of, own, order=None): ...
 def comments(f): ...
+looked: Any
+def warn_untrained(loss): ...
 class ClassLoss(Loss):
     y_int: bool
     def forward(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor: ...
