@@ -13,6 +13,7 @@ __all__ = ['assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'che
 
 # %% ../nbs/00_core.ipynb #234bc201
 import inspect, numbers, re, sys, torch, warnings, weakref
+from copy import deepcopy
 from math import inf
 from torch import nn, Tensor
 from torch.testing import assert_close
@@ -317,6 +318,10 @@ class Loss(Examples, nn.Module):
         "The parameters by name, as the constructor takes them"
         return {k: getattr(self, k) for k in self.names}
 
+    def with_params(self, **params):
+        "A copy of the loss with other parameters"
+        return type(self)(**{**deepcopy(self.params()), **params})
+
     def reduced(self, reduction, *batch, **kwargs):
         "The loss of a batch under another reduction; the module stays as it is"
         params = {k: v for k,v in self.params().items() if k not in self.extra}
@@ -340,7 +345,7 @@ class Loss(Examples, nn.Module):
 def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
 
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths','var'
+BATCH = 'sample_weight','mask','lengths','var','negatives','target'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
@@ -380,7 +385,7 @@ def comments(f):
     head = re.split(r'^\s*\)|^    def ', src, maxsplit=1, flags=re.M)[0]
     return dict(re.findall(r'^\s+(\w+)\b.*?# (.*)$', head, re.M))
 
-# %% ../nbs/00_core.ipynb #7cf6b253
+# %% ../nbs/00_core.ipynb #afe96ea9
 looked = weakref.WeakKeyDictionary() # loss -> the optimiser that it has looked at
 
 def warn_untrained(loss):
