@@ -12,7 +12,8 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import inspect, numbers, re, torch
+import inspect, numbers, re, sys, torch, warnings, weakref
+from copy import deepcopy
 from math import inf
 from torch import nn, Tensor
 from torch.testing import assert_close
@@ -317,10 +318,15 @@ class Loss(Examples, nn.Module):
         "The parameters by name, as the constructor takes them"
         return {k: getattr(self, k) for k in self.names}
 
+    def with_params(self, **params):
+        "A copy of the loss with other parameters"
+        return type(self)(**{**deepcopy(self.params()), **params})
+
     def reduced(self, reduction, *batch, **kwargs):
         "The loss of a batch under another reduction; the module stays as it is"
         params = {k: v for k,v in self.params().items() if k not in self.extra}
         if 'reduction' in params: params['reduction'] = reduction
+        if self._parameters: warn_untrained(self)
         return self.func(*batch, **kwargs, **params)
 
     def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
@@ -339,7 +345,7 @@ class Loss(Examples, nn.Module):
 def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
 
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths','var'
+BATCH = 'sample_weight','mask','lengths','var','negatives','target'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
@@ -378,6 +384,22 @@ def comments(f):
     except (OSError, TypeError): return {}
     head = re.split(r'^\s*\)|^    def ', src, maxsplit=1, flags=re.M)[0]
     return dict(re.findall(r'^\s+(\w+)\b.*?# (.*)$', head, re.M))
+
+# %% ../nbs/00_core.ipynb #afe96ea9
+looked = weakref.WeakKeyDictionary() # loss -> the optimiser that it has looked at
+
+def warn_untrained(loss):
+    "Warn once if a Learner trains with `loss` and its optimiser does not know the parameters of the loss"
+    if not is_eager() or not torch.is_grad_enabled() or 'fastai.learner' not in sys.modules: return
+    f = sys._getframe(1)
+    while f is not None and f.f_code.co_name!='_do_one_batch': f = f.f_back
+    learn = None if f is None else f.f_locals.get('self')
+    opt = getattr(learn, 'opt', None)
+    if opt is None or not learn.training or looked.get(loss)==id(opt): return
+    looked[loss],known = id(opt),{id(p) for g in opt.param_lists for p in g}
+    names = [k for k,p in loss.named_parameters() if p.requires_grad and id(p) not in known]
+    if names: warnings.warn(f'{type(loss).__name__}: {", ".join(names)} will not train, as the optimiser of the '
+        'Learner does not know it; give the Learner cbs=TrainLoss() of lossbook.learner', stacklevel=2)
 
 # %% ../nbs/00_core.ipynb #6d9751ab
 class ClassLoss(Loss):
