@@ -337,6 +337,19 @@ class Loss(Examples, nn.Module):
     def check_values(self, pred, *target):
         "Raise if a value of the targets breaks a rule; what is free to check, the function checks"
 
+    def keep_parts(self, parts, reduction):
+        "Keep the values of `parts`, {name: (loss, sample_weight, norm)}, for a look at them after the call"
+        # what a transform such as vmap computes does not live on after it
+        if torch._C._are_functorch_transforms_active() or not (is_eager() or torch.compiler.is_compiling()): return
+        # a reduction that picks rows by their loss would pick others for each part
+        if callable(reduction): reduction = 'mean'
+        self.parts = {k: reduce(v.detach(), reduction, *weights) for k,(v,*weights) in parts.items()}
+
+    def __add__(self, other): return SumLoss([self, other]) if isinstance(other, Loss) else NotImplemented
+    def __radd__(self, other): return self if isinstance(other, int) and other==0 else NotImplemented # of `sum`
+    def __mul__(self, factor): return SumLoss([self], [factor])
+    __rmul__ = __mul__
+
     def extra_repr(self):
         def show(v): return v.tolist() if isinstance(v, Tensor) else v
         return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
@@ -464,6 +477,84 @@ class BinaryLoss(Loss):
             keep = counts if keep is None else keep & counts
         check_label(y, keep, read=True)
         if y.is_floating_point(): check_nonneg(y if keep is None else y[keep], 'target')
+
+# %% ../nbs/00_core.ipynb #b50e3627
+def pair(loss, norm): return loss,norm # a reduction that leaves everything as it is
+
+def per_example(loss, norm):
+    "The mean (N,) over the positions of an example that count, and which examples do"
+    if loss.ndim<2: return loss,norm
+    loss = loss.flatten(1)
+    if norm is None: return loss.sum(1)/max(loss.shape[1], 1),None
+    n = (norm.flatten(1)!=0).sum(1)
+    return loss.sum(1)/n.clamp(min=1),(n>0).to(loss.dtype)
+
+class SumLoss(Loss):
+    "Losses that are added, each times a factor; made by `+` and `*`"
+    parts = {} # what each loss contributed to the last call
+    y_int = property(lambda self: self.losses[0].y_int)
+    n_preds = property(lambda self: getattr(self.losses[0], 'n_preds', None))
+    def __init__(self,
+        losses, # losses of this book, sums among them
+        factors=None, # a number for each, by default 1
+        reduction:str|None=None, # 'mean', 'sum' or 'none'; by default that of the losses
+    ):
+        nn.Module.__init__(self)
+        flat,self.names = [],('losses','factors','reduction')
+        for o,f in zip(losses, [1]*len(losses) if factors is None else factors):
+            check_range(f, 'factor')
+            if isinstance(f, Tensor): raise TypeError(f'factor must be a number, got {f!r}')
+            if isinstance(o, SumLoss): flat += [(a, f*b) for a,b in zip(o.losses, o.factors)]
+            else: flat.append((o,f))
+        self.losses,self.factors = nn.ModuleList(o for o,_ in flat),tuple(f for _,f in flat)
+        # what these say, the losses must agree on; a sum among them has its own reduction
+        for k in ('axis','thresh','y_int','reduction'):
+            vals = [getattr(o, k) for o in (losses if k=='reduction' else self.losses) if hasattr(o, k)]
+            if k=='reduction' and reduction is not None or not vals: continue
+            for v in vals[1:]:
+                if v==vals[0]: continue
+                raise ValueError(f'the losses of a sum must have one {k}, got {vals[0]!r} and {v!r}')
+        self.reduction = vals[0] if reduction is None else reduction
+        check_reduction(self.reduction)
+
+    def values(self, *batch, **kwargs):
+        "Name, factor, values and what they count, of each loss"
+        count = {}
+        for o,f in zip(self.losses, self.factors):
+            name = type(o).__name__
+            count[name] = n = count.get(name, 0)+1
+            yield f'{name} {n}' if n>1 else name,f,*o.reduced(pair, *batch, **kwargs)
+
+    def combined(self, values, reduction):
+        check_reduction(reduction)
+        if reduction=='mean': return sum(f*reduce(v, norm=n) for _,f,v,n in values)
+        if any(v.shape!=values[0][2].shape for _,_,v,_ in values):
+            values = [(k,f,*per_example(v, n)) for k,f,v,n in values]
+        total = sum(f*v for _,f,v,_ in values)
+        return reduce(total, reduction, norm=next((n for *_,n in values if n is not None), None))
+
+    def reduced(self, reduction, *batch, **kwargs): return self.combined([*self.values(*batch, **kwargs)], reduction)
+
+    def forward(self, *batch, **kwargs):
+        "The loss of a batch, whose parts are kept in `parts`"
+        values = [*self.values(*batch, **kwargs)]
+        self.keep_parts({k: (f*v,None,n) for k,f,v,n in values}, self.reduction)
+        return self.combined(values, self.reduction)
+
+    @property
+    def task(self): # as `check_loss` calls it
+        first = self.losses[0]
+        if isinstance(first, (ClassLoss,BinaryLoss)): return 'classes' if isinstance(first, ClassLoss) else 'binary'
+        return getattr(first, 'task', None)
+
+    def extra_repr(self): return f'factors={self.factors}, reduction={self.reduction!r}'
+    def activation(self, x): return self.losses[0].activation(x)
+    def decodes(self, x): return self.losses[0].decodes(x)
+    def from_logits(self, x): return self.losses[0].from_logits(x)
+    def per_class(self): return next((c for o in self.losses if (c := o.per_class())[0]), (None,None))
+    def example(self, n=4): return next((o for o in self.losses if o.per_class()[0]), self.losses[0]).example(n)
+    def check_values(self, *batch, **kwargs):
+        for o in self.losses: o.check_values(*batch, **kwargs)
 
 # %% ../nbs/00_core.ipynb #1663d363
 def check_class_values(target, n_classes, axis=1, ignore_index=-100, sample_weight=None):
