@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lossbook.core.column_factor': ('core.html#column_factor', 'lossbook/core.py'),
                                'lossbook.core.comments': ('core.html#comments', 'lossbook/core.py'),
                                'lossbook.core.derive_class': ('core.html#derive_class', 'lossbook/core.py'),
+                               'lossbook.core.drop_axis': ('core.html#drop_axis', 'lossbook/core.py'),
                                'lossbook.core.expand_weight': ('core.html#expand_weight', 'lossbook/core.py'),
                                'lossbook.core.in_range': ('core.html#in_range', 'lossbook/core.py'),
                                'lossbook.core.is_eager': ('core.html#is_eager', 'lossbook/core.py'),

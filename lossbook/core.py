@@ -203,6 +203,7 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
     shape,nd = tuple(scores.shape),scores.ndim
     axis = check_axis(axis, shape, name)
     pos,soft = shape[:axis]+shape[axis+1:],target.is_floating_point()
+    if not soft: target = drop_axis(target, shape, axis)
     if target.shape != (shape if soft else pos): refuse_target(target, shape, pos, name)
     if target.dtype==torch.bool or target.is_complex():
         raise TypeError(f'target must be integer or floating point, got {target.dtype}')
@@ -216,6 +217,11 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
         if valid is not None: valid = valid.flatten()
     elif axis!=1: scores,target = scores.movedim(axis,1),target.movedim(axis,1) if soft else target
     return scores,target,pos,valid
+
+def drop_axis(target, shape, axis):
+    "Class indices (N, 1, *) beside scores (N, C, *) as (N, *); with one class that might be a distribution"
+    if target.ndim!=len(shape) or shape[axis]==1: return target
+    return target.squeeze(axis) if target.shape == shape[:axis]+(1,)+shape[axis+1:] else target
 
 def refuse_target(target, shape, pos, name):
     "Say what is wrong with the shape of a target"

@@ -3,6 +3,9 @@ import pytest, torch
 from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock, defaults, nn, set_seed
 from fastai.callback.all import MixUp, ProgressCallback
 from torch import tensor
+from lossbook.check import loss_classes
+from lossbook.core import ClassLoss, check_batch
+from lossbook.focal import OHEM
 from lossbook.learner import CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
 from lossbook.soft_labels import SoftLabelCrossEntropy
 from lossbook.span import SpanLoss, best_span, span_f1, span_jaccard
@@ -79,3 +82,33 @@ def test_soft_labels():
     show = block.type_tfms[1][-1]
     assert show.decode(show(labels[1]))=='dog 30%, fox 70%' and show.decode(type(show(labels[1]))(tensor(2)))=='fox'
     with pytest.raises(ValueError, match='a soft label must have 3 probabilities, got 2'): show([.5,.5])
+
+# fastai's own data, losses and callbacks
+
+@pytest.fixture(scope='module')
+def table():
+    "fastai's tabular data, whose integer targets are (N, 1)"
+    pd = pytest.importorskip('pandas')
+    from fastai.tabular.data import CategoryBlock, Categorify, Normalize, TabularDataLoaders
+    set_seed(42)
+    df = pd.DataFrame(dict(size=torch.randn(60).numpy(), kind=['a','b','b']*20, label=['p','q','r','p']*15))
+    return df,TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=['kind'], cont_names=['size'],
+        y_names='label', y_block=CategoryBlock, bs=16, device='cpu')
+
+class_losses = {k: o for k,o in loss_classes().items() if issubclass(o, ClassLoss)} | dict(OHEM=lambda: OHEM(loss_classes()['FocalLoss']()))
+
+@pytest.mark.parametrize('name', class_losses)
+def test_tabular(table, name):
+    "Targets (N, 1) are the class indices that they look like: in a fit, in metrics and in predictions"
+    from fastai.metrics import accuracy
+    from fastai.tabular.learner import tabular_learner
+    (df,dls),loss = table,class_losses[name]()
+    learn = tabular_learner(dls, layers=[8], loss_func=loss, metrics=accuracy)
+    fit(learn, 1)
+    *x,y = dls.one_batch()
+    assert y.shape==(16,1) and not y.is_floating_point()
+    with torch.no_grad(): pred = learn.model(*x)
+    torch.testing.assert_close(loss(pred, y), loss(pred, y[:,0]))
+    probs,targs,losses = learn.get_preds(with_loss=True)
+    assert probs.shape==(12,3) and targs.shape==(12,1) and losses.shape==(12,)
+    assert learn.predict(df.iloc[0])[2].shape==(3,)
