@@ -7,7 +7,7 @@ from fastai.data.block import TransformBlock  # type: ignore
 from fastai.learner import AvgMetric  # type: ignore
 from fastai.torch_core import TensorBase, TitledStr, show_title  # type: ignore
 from fasttransform import DisplayedTransform  # type: ignore
-from .core import Loss, check_batch, plain
+from .core import check_batch, check_made, plain
 from .plot import label_lines, styled
 from .span import best_span, span_exact_match, span_f1, span_jaccard, two_ends
 

@@ -4,7 +4,7 @@ from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, Trans
 from fastai.callback.all import MixUp, ProgressCallback
 from torch import tensor
 from lossbook.check import loss_classes
-from lossbook.core import ClassLoss, check_batch
+from lossbook.core import ClassLoss
 from lossbook.focal import OHEM
 from lossbook.learner import CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
 from lossbook.soft_labels import SoftLabelCrossEntropy
@@ -64,10 +64,19 @@ def test_mixup(spans):
     fit(learn, 1, cbs=MixUp())
     assert isinstance(learn.loss_func, SpanLoss)
 
-@pytest.mark.parametrize('cb,text', [(CheckBatch,'CheckBatch needs a loss of lossbook, got CrossEntropyLoss'),
-    (RecordParts,'RecordParts needs a loss with parts, such as SpanLoss, got CrossEntropyLoss')])
+@pytest.mark.parametrize('cb,text', [(CheckBatch,'got the class CrossEntropyLoss: make one'),
+    (RecordParts,'RecordParts needs a loss with parts, such as SpanLoss, got type')])
 def test_refuses_loss(spans, cb, text):
-    with pytest.raises(TypeError, match=text): fit(learner(spans, nn.CrossEntropyLoss(), cb()), 1)
+    with pytest.raises(TypeError, match=text): fit(learner(spans, nn.CrossEntropyLoss, cb()), 1)
+
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(), SoftLabelCrossEntropy()], ids=lambda o: type(o).__name__)
+def test_checks_any_loss(loss):
+    "A softmax too many is said, whoever's the loss is, and a wrong class ends the fit"
+    model = nn.Sequential(nn.Linear(3,3), nn.Softmax(1))
+    rows = list(zip(torch.randn(8,3), torch.arange(8)%3))
+    def learn(rows): return Learner(DataLoaders.from_dsets(rows, rows, bs=4, device='cpu'), model, loss, cbs=CheckBatch())
+    with pytest.warns(UserWarning, match='the softmax is in the loss'): fit(learn(rows), 1)
+    with pytest.raises(ValueError, match='target must be in 0..2'): fit(learn([(x,y+5) for x,y in rows]), 1)
 
 def test_soft_labels():
     labels = tensor([[.9,.1,0.],[0.,.3,.7],[0.,1.,0.],[.5,.5,0.]])
