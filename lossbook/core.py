@@ -12,7 +12,7 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import inspect, numbers, re, sys, torch, warnings, weakref
+import inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
 from copy import deepcopy
 from math import inf
 from torch import nn, Tensor
@@ -204,6 +204,7 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
     shape,nd = tuple(scores.shape),scores.ndim
     axis = check_axis(axis, shape, name)
     pos,soft = shape[:axis]+shape[axis+1:],target.is_floating_point()
+    if not soft: target = drop_axis(target, shape, axis)
     if target.shape != (shape if soft else pos): refuse_target(target, shape, pos, name)
     if target.dtype==torch.bool or target.is_complex():
         raise TypeError(f'target must be integer or floating point, got {target.dtype}')
@@ -218,6 +219,11 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
     elif axis!=1: scores,target = scores.movedim(axis,1),target.movedim(axis,1) if soft else target
     return scores,target,pos,valid
 
+def drop_axis(target, shape, axis):
+    "Class indices (N, 1, *) beside scores (N, C, *) as (N, *); with one class that might be a distribution"
+    if target.ndim!=len(shape) or shape[axis]==1: return target
+    return target.squeeze(axis) if target.shape == shape[:axis]+(1,)+shape[axis+1:] else target
+
 def refuse_target(target, shape, pos, name):
     "Say what is wrong with the shape of a target"
     soft = target.is_floating_point()
@@ -225,8 +231,10 @@ def refuse_target(target, shape, pos, name):
         want = 'integer' if soft else 'floating point'
         form = 'class indices' if soft else 'a distribution'
         raise TypeError(f'target must be {want} to be {form} of shape {tuple(target.shape)}, got {target.dtype}')
+    fits = [] if soft else [i for i in range(1, len(shape)) if target.shape == shape[:i]+shape[i+1:]]
+    hint = f'; axis={-1 if fits[-1]==len(shape)-1 else fits[-1]} would fit' if fits else ''
     raise ValueError(f'target must have shape {pos} (class indices) or {shape} (a distribution) '
-        f'for {name} of shape {shape}, got {tuple(target.shape)}')
+        f'for {name} of shape {shape}, got {tuple(target.shape)}{hint}')
 
 def check_index(target, n_classes, ignore_index=-100, read=False):
     "Raise if an index is no class, where looking is free; gives the positions that count, or None if all do"
@@ -575,12 +583,88 @@ def check_nonneg(x, name):
     bad = x[~(x>=0)]
     if bad.numel(): raise ValueError(f'{name} must be >= 0, got {bad[0].item():g}')
 
+# %% ../nbs/00_core.ipynb #e33fa829
+def check_made(loss):
+    "Raise if a loss is a class that was not called"
+    if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
+
+def wrapped(loss):
+    "A loss, then what it wraps: `OHEM`, `functools.partial` and fastai's losses hold another one"
+    if isinstance(loss, Loss): inner = getattr(loss, 'loss', None) if loss.func is None else None
+    else: inner = getattr(loss, 'func', None)
+    return [loss] if inner is None else [loss, *wrapped(inner)]
+
+def inner_function(loss):
+    "'softmax' or 'sigmoid' where a loss has it in it, else None"
+    last = wrapped(loss)[-1]
+    if isinstance(last, Loss):
+        if pred_name(last)!='logits': return None
+        return 'softmax' if isinstance(last, ClassLoss) else 'sigmoid' if isinstance(last, BinaryLoss) else None
+    if isinstance(last, (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)): return 'sigmoid'
+    if last is F.binary_cross_entropy_with_logits: return 'sigmoid'
+    return 'softmax' if isinstance(last, nn.CrossEntropyLoss) or last is F.cross_entropy or first_attr(loss, 'y_int', False) else None
+
+def first_attr(loss, name, default):
+    "An attribute of a loss, or of what it wraps"
+    return next((o for o in (getattr(l, name, None) for l in wrapped(loss)) if o is not None), default)
+
+def pred_name(loss):
+    "What a loss of this book calls its predictions"
+    last = wrapped(loss)[-1]
+    return next(iter(inspect.signature(last.func or last.forward).parameters)) if isinstance(last, Loss) else 'pred'
+
+def check_others(loss, kind, pred, target):
+    "The values of a target for a loss from elsewhere, where it is known which it takes"
+    if kind=='sigmoid': return check_label(plain(target), read=True)
+    axis,ignored = first_attr(loss, 'axis', 1),first_attr(loss, 'ignore_index', -100)
+    if kind and pred.ndim>1 and target.numel(): check_class_values(target, pred.shape[axis], axis, ignored)
+
+def check_finite(value, pred, name):
+    "Raise if a loss is no number, and say so of the scores if they are none"
+    if not isinstance(value, Tensor) or value.isfinite().all(): return
+    xs = [o for o in (pred if isinstance(pred, (tuple,list)) else [pred]) if isinstance(o, Tensor)]
+    n,total = sum(o.isnan().sum().item() for o in xs),sum(o.numel() for o in xs)
+    if n: raise ValueError(f'{name} must be numbers, got nan in {n} of {total}')
+    if any((o==inf).any() for o in xs): raise ValueError(f'{name} must be finite, got inf')
+    raise ValueError(f'the loss of a batch must be finite, got {value[~value.isfinite()][0].item()}')
+
+def made_by(x):
+    "The operation that made `x`, not counting views and copies; '' where there is no graph"
+    views = 'View|Reshape|Squeeze|Unsqueeze|Slice|Select|Index|Clone|Alias|ToCopy|Permute|Transpose|T|UnsafeView'
+    f = x.grad_fn
+    while f and re.fullmatch(f'_?({views})Backward\\d*', f.name()): f = f.next_functions[0][0]
+    return f.name() if f else ''
+
+def likely_mistake(x, y, name, kind, axis):
+    "What is probably wrong with scores that a loss accepts, in words; None if nothing is"
+    lo,hi = (o.item() for o in x.detach().float().aminmax())
+    between = f'the values of {name} lie between 0 and 1'
+    if kind=='softmax' and x.ndim>1:
+        if axis==1 and x.ndim>2 and x.shape[1]==x.shape[-1] and y.shape==x.shape[:-1]:
+            return f'axis 1 and the last axis of {name} have the same length, {x.shape[1]}: this loss has its classes on ' \
+                'axis 1, and a language model, which has them on the last, needs axis=-1'
+        off = (x.detach().float().sum(axis)-1).abs().max()
+        if lo>=0 and hi<=1 and hi>lo and off<(1e-3 if x.dtype in (torch.float, torch.double) else 2e-2):
+            return f'{between} and sum to 1 over the classes, as after a softmax; the softmax is in the loss, which takes scores'
+    linear = made_by(x).startswith(('Addmm','Mm','Bmm','Baddbmm','Convolution','Linear','Mkldnn'))
+    if kind=='sigmoid' and x.numel()>3 and lo>=0 and hi<=1 and hi>0 and not linear:
+        return f'{between}, as after a sigmoid; the sigmoid is in the loss, which takes scores'
+
 # %% ../nbs/00_core.ipynb #c2192c1b
 def check_batch(
-    loss:Loss, # a loss of this book
+    loss, # a loss of this book; of one from elsewhere less is known
     pred:Tensor, # what the network gave
     *target, # what the loss is called with besides
 ):
-    "Call `loss` on a batch and raise if a shape, a dtype or any value breaks its rules"
-    loss(pred, *target)
-    loss.check_values(pred, *target)
+    "Call `loss` on a batch, raise if a shape, a dtype or any value breaks its rules, and warn of likely mistakes"
+    check_made(loss)
+    own,kind = isinstance(loss, Loss),inner_function(loss)
+    usual = isinstance(pred, Tensor) and target and isinstance(target[0], Tensor)
+    # before the call, which on an accelerator a wrong index would not survive
+    if usual and not own: check_others(loss, kind, pred, target[0])
+    value = loss(pred, *target)
+    if own: loss.check_values(pred, *target)
+    check_finite(value, pred, pred_name(loss))
+    if not (usual and pred.numel()): return
+    text = likely_mistake(pred, target[0], pred_name(loss), kind, first_attr(loss, 'axis', 1))
+    if text: warnings.warn(text, stacklevel=2)

@@ -21,7 +21,7 @@ from fastai.torch_core import TensorBase, TitledStr, show_title
 from fasttransform import DisplayedTransform
 from functools import partial
 from types import SimpleNamespace
-from .core import Loss, check_batch, plain
+from .core import Loss, check_batch, check_made, plain
 from .plot import label_lines, styled
 from .span import best_span, span_exact_match, span_f1, span_jaccard, two_ends
 
@@ -115,8 +115,7 @@ class CheckBatch(Callback):
     def __init__(self): super().__init__() # for a plain signature
     def before_fit(self):
         self.checked,self.done = self.learn.loss_func,False
-        if isinstance(self.checked, Loss): return
-        raise TypeError(f'CheckBatch needs a loss of lossbook, got {type(self.checked).__name__}')
+        check_made(self.checked)
 
     def after_pred(self):
         if not self.done: check_batch(self.checked, self.pred, *self.yb)

@@ -10,7 +10,7 @@ from fastai.torch_core import TensorBase, TitledStr, show_title  # type: ignore
 from fasttransform import DisplayedTransform  # type: ignore
 from functools import partial
 from types import SimpleNamespace
-from .core import Loss, check_batch, plain
+from .core import Loss, check_batch, check_made, plain
 from .plot import label_lines, styled
 from .span import best_span, span_exact_match, span_f1, span_jaccard, two_ends
 

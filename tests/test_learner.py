@@ -3,6 +3,9 @@ import pytest, torch, warnings
 from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock, defaults, nn, set_seed
 from fastai.callback.all import MixUp, ProgressCallback
 from torch import tensor
+from lossbook.check import loss_classes
+from lossbook.core import ClassLoss
+from lossbook.focal import OHEM
 from lossbook.learner import CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
 from lossbook.soft_labels import SoftLabelCrossEntropy
 from lossbook.span import SpanLoss, best_span, span_f1, span_jaccard
@@ -61,10 +64,19 @@ def test_mixup(spans):
     fit(learn, 1, cbs=MixUp())
     assert isinstance(learn.loss_func, SpanLoss)
 
-@pytest.mark.parametrize('cb,text', [(CheckBatch,'CheckBatch needs a loss of lossbook, got CrossEntropyLoss'),
-    (RecordParts,'RecordParts needs a loss with parts, such as SpanLoss, got CrossEntropyLoss')])
+@pytest.mark.parametrize('cb,text', [(CheckBatch,'got the class CrossEntropyLoss: make one'),
+    (RecordParts,'RecordParts needs a loss with parts, such as SpanLoss, got type')])
 def test_refuses_loss(spans, cb, text):
-    with pytest.raises(TypeError, match=text): fit(learner(spans, nn.CrossEntropyLoss(), cb()), 1)
+    with pytest.raises(TypeError, match=text): fit(learner(spans, nn.CrossEntropyLoss, cb()), 1)
+
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(), SoftLabelCrossEntropy()], ids=lambda o: type(o).__name__)
+def test_checks_any_loss(loss):
+    "A softmax too many is said, whoever's the loss is, and a wrong class ends the fit"
+    model = nn.Sequential(nn.Linear(3,3), nn.Softmax(1))
+    rows = list(zip(torch.randn(8,3), torch.arange(8)%3))
+    def learn(rows): return Learner(DataLoaders.from_dsets(rows, rows, bs=4, device='cpu'), model, loss, cbs=CheckBatch())
+    with pytest.warns(UserWarning, match='the softmax is in the loss'): fit(learn(rows), 1)
+    with pytest.raises(ValueError, match='target must be in 0..2'): fit(learn([(x,y+5) for x,y in rows]), 1)
 
 def test_soft_labels():
     labels = tensor([[.9,.1,0.],[0.,.3,.7],[0.,1.,0.],[.5,.5,0.]])
@@ -223,3 +235,33 @@ def test_warns_once():
         fit(classes(SoftLabelCrossEntropy()), 1)
         loss()(torch.randn(2, 3), tensor([0,1])).backward()
     with pytest.warns(UserWarning, match='alpha will not train'): fit(classes(loss()), 1, cbs=MixUp())
+
+# fastai's own data, losses and callbacks
+
+@pytest.fixture(scope='module')
+def table():
+    "fastai's tabular data, whose integer targets are (N, 1)"
+    pd = pytest.importorskip('pandas')
+    from fastai.tabular.data import CategoryBlock, Categorify, Normalize, TabularDataLoaders
+    set_seed(42)
+    df = pd.DataFrame(dict(size=torch.randn(60).numpy(), kind=['a','b','b']*20, label=['p','q','r','p']*15))
+    return df,TabularDataLoaders.from_df(df, procs=[Categorify,Normalize], cat_names=['kind'], cont_names=['size'],
+        y_names='label', y_block=CategoryBlock, bs=16, device='cpu')
+
+class_losses = {k: o for k,o in loss_classes().items() if issubclass(o, ClassLoss)} | dict(OHEM=lambda: OHEM(loss_classes()['FocalLoss']()))
+
+@pytest.mark.parametrize('name', class_losses)
+def test_tabular(table, name):
+    "Targets (N, 1) are the class indices that they look like: in a fit, in metrics and in predictions"
+    from fastai.metrics import accuracy
+    from fastai.tabular.learner import tabular_learner
+    (df,dls),loss = table,class_losses[name]()
+    learn = tabular_learner(dls, layers=[8], loss_func=loss, metrics=accuracy)
+    fit(learn, 1)
+    *x,y = dls.one_batch()
+    assert y.shape==(16,1) and not y.is_floating_point()
+    with torch.no_grad(): pred = learn.model(*x)
+    torch.testing.assert_close(loss(pred, y), loss(pred, y[:,0]))
+    probs,targs,losses = learn.get_preds(with_loss=True)
+    assert probs.shape==(12,3) and targs.shape==(12,1) and losses.shape==(12,)
+    assert learn.predict(df.iloc[0])[2].shape==(3,)
