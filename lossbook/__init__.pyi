@@ -30,6 +30,7 @@ from .core import Loss as Loss
 from .core import assert_same as assert_same
 from .core import check_batch as check_batch
 from .core import check_range as check_range
+from .core import sum_and_norm as sum_and_norm
 from .cross_entropy import BCELoss as BCELoss
 from .cross_entropy import BCEWithLogitsLoss as BCEWithLogitsLoss
 from .cross_entropy import CrossEntropyLoss as CrossEntropyLoss

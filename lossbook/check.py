@@ -24,7 +24,7 @@ from torch import nn, Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.overrides import TorchFunctionMode
 from typing import NamedTuple
-from .core import BinaryLoss, ClassLoss, Loss, plain
+from .core import BinaryLoss, ClassLoss, Loss, plain, sum_and_norm
 
 # %% ../nbs/02_check.ipynb #71f346e1
 def on_tensors(f, x):
@@ -631,6 +631,40 @@ def check_splits(case):
     f = case.reduced('sum')
     parts = case(b[:1], f)+case(b[1:], f)
     agree(parts, case(b, f), 'the sum over a batch in two parts')
+
+def summed(case, b, loss, **kwargs):
+    "The sum of a batch and what its mean divides by, of a loss that takes a function as its reduction"
+    try: total,norm = under(loss, sum_and_norm)(*b.preds, *b.targets, **kwargs)
+    except Exception:
+        if case.own: raise
+        raise NotApplicable('the loss takes no function as its reduction') from None
+    return total,norm
+
+def under(loss, reduction):
+    "A loss, or a function, under another reduction"
+    return partial(loss.reduced, reduction) if isinstance(loss, Loss) else partial(loss, reduction=reduction)
+
+def added(case, parts, loss, weights):
+    "The mean over parts of a batch from their sums and norms, and its gradients by the predictions of all"
+    parts = [b.on_preds(lambda t: t.detach().clone().requires_grad_()) for b in parts]
+    total,norm = map(sum, zip(*(summed(case, b, loss, **kw) for b,kw in zip(parts, weights))))
+    v,preds = total/norm,[leaves(b.preds) for b in parts]
+    grads = iter(torch.autograd.grad(v, sum(preds, []), allow_unused=True, materialize_grads=True))
+    return v.detach(),[torch.cat(o) for o in zip(*([next(grads) for _ in ts] for ts in preds))]
+
+@check('values')
+def check_accumulates(case):
+    "The sums and the norms over the parts of a batch add up to its mean, weights and left out positions included"
+    b,keep = some_kept(case)
+    forms = {'': (b,case.loss,{})}
+    if takes_weights(case): forms[' with sample_weight'] = b,case.loss,dict(sample_weight=1.+torch.arange(len(b))%3)
+    if can_ignore(case): forms[' with ignored positions'] = with_ignored(b, keep),ignoring(case, case.loss),{}
+    try: forms[' with class weights'] = b,with_weights(case),{}
+    except NotApplicable: pass
+    for what,(o,f,kw) in forms.items():
+        at = slice(1),slice(1,None)
+        got = added(case, [o[i] for i in at], f, [{k: w[i] for k,w in kw.items()} for i in at])
+        agree_all(got, case.grad(o, under(f, 'mean'), **kw), f'of two parts by their sums and norms{what}')
 
 # %% ../nbs/02_check.ipynb #d335312d
 def saturated(case, big):

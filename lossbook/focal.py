@@ -208,6 +208,12 @@ def hardest(values, counts, keep, min_kept, thresh, per_example):
 class OHEM(Loss):
     "The hardest values of any loss (Shrivastava et al. 2016, section 4)"
     y_int = property(lambda self: getattr(self.loss, 'y_int', False))
+    @property
+    def check_skips(self):
+        "Unless it keeps all, a part of a batch has other hardest values"
+        skips = dict(accumulates='which values are the hardest depends on the batch')
+        return {} if self.keep==1 and self.thresh is None else skips
+
     def __init__(self,
         loss, # a loss of this book, of PyTorch or fastai, or a function that takes `reduction`
         keep:float=.25, # the fraction of positions to keep, in (0, 1], rounded up

@@ -2,6 +2,7 @@
 import logging, pytest, torch, torch.nn.functional as F
 from torch import nn
 from lossbook.check import CHECKS, Case, Report, check_loss, run_check, with_setting
+from lossbook.focal import OHEM, FocalLoss, focal_loss_with_logits
 from lossbook.core import ClassLoss, check_range, plain, reduce
 
 # ---- a loss that is right, written without the machinery of the book
@@ -145,6 +146,10 @@ class Bound(Good): # the reduction is bound at the start
         self.bound = self.reduction
     def forward(self, x, y, sample_weight=None):
         return right(self, x, y, sample_weight, reduction=getattr(self, 'bound', self.reduction))
+class Normless(Good): # a mean knows what it divides by, a function as reduction does not
+    def reduced(self, reduction, x, y, sample_weight=None):
+        r = (lambda v,norm: reduction(v, None)) if callable(reduction) else reduction
+        return super().reduced(r, x, y, sample_weight)
 class Sigmoid(Good):
     def activation(self, x): return x.sigmoid()
 class LastAxis(Good):
@@ -162,7 +167,7 @@ BROKEN = dict(
     masks=no_mask, repeats=lambda o,x,y,w: right(o, x, y, None if w is None else w!=0), ignores=over_all,
     dense=lambda o,x,y,w: right(o, x, y, w)*(1 if x.ndim<3 else 6),
     axis=lambda o,x,y,w: right(o, x.log_softmax(1), y, w), permutes=other_order,
-    splits=lambda o,x,y,w: right(o, x, y, w)*(1 if len(x)!=1 else 3),
+    splits=lambda o,x,y,w: right(o, x, y, w)*(1 if len(x)!=1 else 3), accumulates=Normless(),
     large_float32=lambda o,x,y,w: (naive if x.dtype==torch.float else right)(o, x, y, w),
     large_float16=lambda o,x,y,w: right(o, x*4/4, y, w),
     large_bfloat16=lambda o,x,y,w: (naive if x.dtype==torch.bfloat16 else right)(o, x, y, w),
@@ -323,6 +328,17 @@ def test_mixup_says_what_mends_it():
     loss = nn.CrossEntropyLoss()
     loss.y_int = True
     assert not {'mixup','cutmix'} & set(check_loss(loss, groups=['learner']).failed)
+
+def test_sums_and_norms_of_functions():
+    "A function of this book takes a function as its reduction, others are left alone"
+    assert run_check(CHECKS['accumulates'], Case(focal_loss_with_logits)).status=='held'
+    for o in (F.cross_entropy, nn.CrossEntropyLoss()):
+        assert run_check(CHECKS['accumulates'], Case(o)).reason=='the loss takes no function as its reduction'
+
+def test_hardest_values_do_not_accumulate():
+    assert run_check(CHECKS['accumulates'], Case(OHEM(FocalLoss(), 1.))).status=='held'
+    res = run_check(CHECKS['accumulates'], Case(OHEM(FocalLoss(), .5)))
+    assert res.status=='not applicable' and 'hardest' in res.reason
 
 # ---- the report
 
