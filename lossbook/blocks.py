@@ -68,13 +68,14 @@ derivatives = {} # value -> function that gives the value and its derivative
 
 def attached(value):
     "The derivative that is attached to `value`, with the parameters that `partial` bound; None without one"
+    if not is_eager(): return # nobody asks, and older compilers cannot look
     if not isinstance(value, partial): return derivatives.get(value)
     slope = derivatives.get(value.func)
     return None if slope is None else partial(slope, **value.keywords)
 
 def is_learned(f):
     "Does `f` hold a tensor, as a keyword or in its closure? It may be learned, and then autograd has to see the formula"
-    if not is_eager(): return True # it sees it there anyway, and older compilers cannot look
+    if not is_eager(): return True # it sees it there anyway
     if isinstance(f, partial): held = [*f.args, *f.keywords.values(), f.func]
     else: held = [c.cell_contents for c in getattr(f, '__closure__', None) or ()]
     return any(isinstance(o, Tensor) or callable(o) and is_learned(o) for o in held)

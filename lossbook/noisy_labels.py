@@ -164,10 +164,10 @@ def active_passive_loss_with_logits(
     for k,v in dict(alpha=alpha, beta=beta).items(): check_range(v, k, 0)
     a,b = as_term(active, 'active'),as_term(passive, 'passive')
     kwargs = dict(weight=weight, sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
-    if a in ROWS.values() and b in ROWS.values():
+    if all(named := [isinstance(o, str) for o in (active, passive)]):
         both = partial(pair, active=a, passive=b, alpha=alpha, beta=beta)
         return class_loss(logits, target, None, reduction, rows=both, **kwargs)
-    a,b = (partial(class_loss, rows=f) if f in ROWS.values() else f for f in (a, b))
+    a,b = (partial(class_loss, rows=f) if n else f for f,n in zip((a, b), named))
     return reduce_once(reduction, lambda r: alpha*a(logits, target, reduction=r, **kwargs)
         + beta*b(logits, target, reduction=r, **kwargs))
 
@@ -209,7 +209,7 @@ def as_term(term, name):
         for k,v in dict(weight=None, axis=1, ignore_index=-100, reduction='mean').items():
             if (o := own.pop(k, v)) is not v and o!=v: raise ValueError(f'{name} must have no {k} of its own: give it to the pair')
         return partial(term.func, **own)
-    if callable(term) or term in list(ROWS): return ROWS.get(term, term)
+    if callable(term) or term in list(ROWS): return term if callable(term) else ROWS[term]
     raise ValueError(f'{name} must be a loss or one of {list(ROWS)}, got {term!r}')
 
 @derivative_of(gce)
