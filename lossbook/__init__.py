@@ -16,6 +16,7 @@ Modules:
 - `lossbook.plot`: Curves and maps of any loss, in one style
 - `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number
 - `lossbook.regression`: From the mean to the median, to any quantile, and to a variance that trains
+- `lossbook.segmentation`: Losses on areas: how much of a mask is right, and not how many pixels are
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be"""
 

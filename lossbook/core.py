@@ -524,6 +524,7 @@ class SumLoss(Loss):
     parts = {} # what each loss contributed to the last call
     y_int = property(lambda self: self.losses[0].y_int)
     n_preds = property(lambda self: getattr(self.losses[0], 'n_preds', None))
+    check_skips = property(lambda self: {k: v for o in self.losses for k,v in getattr(o, 'check_skips', {}).items()})
     def __init__(self,
         losses, # losses of this book, sums among them
         factors=None, # a number for each, by default 1
