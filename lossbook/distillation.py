@@ -300,8 +300,10 @@ def top_k_batch(probs, index, axis, out, z):
     q,i = first_axis(probs.detach(), axis).to(z.dtype),plain(index).movedim(axis, 1).long()
     if out is not None: q,i = (o.masked_fill(out.unsqueeze(1), 0) for o in (q, i))
     check_range_of(i, z.shape[1])
-    # a teacher whose probabilities were rounded to 0 has not ruled a class out
-    return torch.cat([q, 1-q.sum(1, keepdim=True)], 1).clamp(min=1e-37),i
+    rest = 1-q.sum(1, keepdim=True)
+    if q.shape[1]==z.shape[1]: rest = 0*rest # there are no others, whatever rounding says
+    # a probability that was rounded to 0 rules nothing out
+    return torch.cat([q, rest], 1).clamp(min=1e-37),i
 
 # %% ../nbs/16_distillation.ipynb #d1600084
 def check_labels(pred, target, axis, ignore_index, sample_weight):
