@@ -9,6 +9,7 @@ Modules:
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
 - `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
+- `lossbook.distillation`: A small network learns from the answers of a large one: what it takes for nearly right, and not only what is right
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss or train its parameters
 - `lossbook.margin`: Hinges for pairs, triplets, classes and ranked lists: right is not enough, it has to be right by a margin

@@ -6,6 +6,7 @@ from . import catalog as catalog
 from . import check as check
 from . import core as core
 from . import cross_entropy as cross_entropy
+from . import distillation as distillation
 from . import focal as focal
 from . import learner as learner
 from . import margin as margin
@@ -44,6 +45,13 @@ from .cross_entropy import cross_entropy_with_logits as cross_entropy_with_logit
 from .cross_entropy import kl_div_with_logits as kl_div_with_logits
 from .cross_entropy import multi_label_soft_margin_loss_with_logits as multi_label_soft_margin_loss_with_logits
 from .cross_entropy import nll_loss as nll_loss
+from .distillation import DecoupledDistillationLoss as DecoupledDistillationLoss
+from .distillation import DistillationLoss as DistillationLoss
+from .distillation import TopKDistillationLoss as TopKDistillationLoss
+from .distillation import decoupled_distillation_loss_with_logits as decoupled_distillation_loss_with_logits
+from .distillation import distillation_loss_with_logits as distillation_loss_with_logits
+from .distillation import top_k_distillation_loss_with_logits as top_k_distillation_loss_with_logits
+from .distillation import top_k_teacher as top_k_teacher
 from .focal import AsymmetricLoss as AsymmetricLoss
 from .focal import BinaryFocalLoss as BinaryFocalLoss
 from .focal import FocalLoss as FocalLoss
@@ -55,6 +63,7 @@ from .focal import focal_loss_with_logits as focal_loss_with_logits
 from .focal import init_prior_bias as init_prior_bias
 from .focal import ohem as ohem
 from .focal import poly_loss_with_logits as poly_loss_with_logits
+from .learner import AskTeacher as AskTeacher
 from .learner import CheckBatch as CheckBatch
 from .learner import RecordParts as RecordParts
 from .learner import SoftLabelBlock as SoftLabelBlock

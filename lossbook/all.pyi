@@ -28,6 +28,13 @@ from .cross_entropy import cross_entropy_with_logits as cross_entropy_with_logit
 from .cross_entropy import kl_div_with_logits as kl_div_with_logits
 from .cross_entropy import multi_label_soft_margin_loss_with_logits as multi_label_soft_margin_loss_with_logits
 from .cross_entropy import nll_loss as nll_loss
+from .distillation import DecoupledDistillationLoss as DecoupledDistillationLoss
+from .distillation import DistillationLoss as DistillationLoss
+from .distillation import TopKDistillationLoss as TopKDistillationLoss
+from .distillation import decoupled_distillation_loss_with_logits as decoupled_distillation_loss_with_logits
+from .distillation import distillation_loss_with_logits as distillation_loss_with_logits
+from .distillation import top_k_distillation_loss_with_logits as top_k_distillation_loss_with_logits
+from .distillation import top_k_teacher as top_k_teacher
 from .focal import AsymmetricLoss as AsymmetricLoss
 from .focal import BinaryFocalLoss as BinaryFocalLoss
 from .focal import FocalLoss as FocalLoss
@@ -39,6 +46,7 @@ from .focal import focal_loss_with_logits as focal_loss_with_logits
 from .focal import init_prior_bias as init_prior_bias
 from .focal import ohem as ohem
 from .focal import poly_loss_with_logits as poly_loss_with_logits
+from .learner import AskTeacher as AskTeacher
 from .learner import CheckBatch as CheckBatch
 from .learner import RecordParts as RecordParts
 from .learner import SoftLabelBlock as SoftLabelBlock
@@ -125,6 +133,26 @@ from .regression import poisson_nll_loss as poisson_nll_loss
 from .regression import quantile_loss as quantile_loss
 from .regression import quantiles_cross as quantiles_cross
 from .regression import smooth_l1_loss as smooth_l1_loss
+from .segmentation import BinaryDiceLoss as BinaryDiceLoss
+from .segmentation import BinaryFocalTverskyLoss as BinaryFocalTverskyLoss
+from .segmentation import BinaryJaccardLoss as BinaryJaccardLoss
+from .segmentation import BinaryLovaszLoss as BinaryLovaszLoss
+from .segmentation import BinaryTverskyLoss as BinaryTverskyLoss
+from .segmentation import DiceLoss as DiceLoss
+from .segmentation import FocalTverskyLoss as FocalTverskyLoss
+from .segmentation import JaccardLoss as JaccardLoss
+from .segmentation import LovaszLoss as LovaszLoss
+from .segmentation import TverskyLoss as TverskyLoss
+from .segmentation import binary_dice_loss_with_logits as binary_dice_loss_with_logits
+from .segmentation import binary_focal_tversky_loss_with_logits as binary_focal_tversky_loss_with_logits
+from .segmentation import binary_jaccard_loss_with_logits as binary_jaccard_loss_with_logits
+from .segmentation import binary_lovasz_loss_with_logits as binary_lovasz_loss_with_logits
+from .segmentation import binary_tversky_loss_with_logits as binary_tversky_loss_with_logits
+from .segmentation import dice_loss_with_logits as dice_loss_with_logits
+from .segmentation import focal_tversky_loss_with_logits as focal_tversky_loss_with_logits
+from .segmentation import jaccard_loss_with_logits as jaccard_loss_with_logits
+from .segmentation import lovasz_loss_with_logits as lovasz_loss_with_logits
+from .segmentation import tversky_loss_with_logits as tversky_loss_with_logits
 from .soft_labels import SoftLabelCrossEntropy as SoftLabelCrossEntropy
 from .soft_labels import smooth_soft_labels as smooth_soft_labels
 from .soft_labels import soft_label_cross_entropy as soft_label_cross_entropy
@@ -138,4 +166,4 @@ from .span import span_f1 as span_f1
 from .span import span_jaccard as span_jaccard
 from .span import span_loss as span_loss
 
-__all__ = ['BiTemperedLoss', 'bi_tempered_loss_with_logits', 'tempered_softmax', 'binary_loss', 'class_loss', 'derivative_of', 'catalog', 'Report', 'check_loss', 'BinaryLoss', 'ClassLoss', 'Loss', 'assert_same', 'check_batch', 'check_range', 'sum_and_norm', 'BCELoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'KLDivWithLogitsLoss', 'MultiLabelSoftMarginLoss', 'NLLLoss', 'bce_loss', 'bce_loss_with_logits', 'cross_entropy_with_logits', 'kl_div_with_logits', 'multi_label_soft_margin_loss_with_logits', 'nll_loss', 'AsymmetricLoss', 'BinaryFocalLoss', 'FocalLoss', 'OHEM', 'PolyLoss', 'asymmetric_loss_with_logits', 'binary_focal_loss_with_logits', 'focal_loss_with_logits', 'init_prior_bias', 'ohem', 'poly_loss_with_logits', 'CheckBatch', 'RecordParts', 'SoftLabelBlock', 'SpanBlock', 'SpanExactMatch', 'SpanF1', 'SpanJaccard', 'TrainLoss', 'CosineEmbeddingLoss', 'HingeEmbeddingLoss', 'LambdaRankLoss', 'ListNetLoss', 'MarginRankingLoss', 'MultiLabelMarginLoss', 'MultiMarginLoss', 'SoftMarginLoss', 'TripletMarginLoss', 'cosine_embedding_loss', 'hinge_embedding_loss', 'lambda_rank_loss', 'list_net_loss', 'margin_ranking_loss', 'mine_triplets', 'multi_margin_loss', 'multilabel_margin_loss', 'ndcg', 'soft_margin_loss', 'triplet_margin_loss', 'ActivePassiveLoss', 'ClassificationMAE', 'GeneralizedCrossEntropy', 'NormalizedCrossEntropy', 'ReverseCrossEntropy', 'SymmetricCrossEntropy', 'active_passive_loss_with_logits', 'classification_mae', 'classification_mae_with_logits', 'generalized_cross_entropy_with_logits', 'normalized_cross_entropy_with_logits', 'reverse_cross_entropy_with_logits', 'symmetric_cross_entropy_with_logits', 'explore', 'label_lines', 'loss_curve', 'plot_loss', 'plot_loss_by_alpha', 'plot_simplex', 'plot_surface', 'styled', 'Properties', 'is_bounded', 'is_convex', 'is_lipschitz', 'is_margin_like', 'is_proper', 'is_shift_invariant', 'is_symmetric', 'properties', 'AdaptiveBarronLoss', 'BarronLoss', 'BetaNLLLoss', 'CharbonnierLoss', 'ExpectileLoss', 'GaussianNLLLoss', 'HuberLoss', 'L1Loss', 'LogCoshLoss', 'MSELoss', 'NegativeBinomialNLLLoss', 'PoissonNLLLoss', 'QuantileLoss', 'SmoothL1Loss', 'barron_loss', 'beta_nll_loss', 'charbonnier_loss', 'expectile_loss', 'gaussian_nll_loss', 'huber_loss', 'l1_loss', 'log_cosh_loss', 'mse_loss', 'negative_binomial_nll_loss', 'poisson_nll_loss', 'quantile_loss', 'quantiles_cross', 'smooth_l1_loss', 'SoftLabelCrossEntropy', 'smooth_soft_labels', 'soft_label_cross_entropy', 'soft_label_cross_entropy_with_logits', 'DistanceLoss', 'SpanLoss', 'best_span', 'distance_loss', 'span_exact_match', 'span_f1', 'span_jaccard', 'span_loss']
+__all__ = ['BiTemperedLoss', 'bi_tempered_loss_with_logits', 'tempered_softmax', 'binary_loss', 'class_loss', 'derivative_of', 'catalog', 'Report', 'check_loss', 'BinaryLoss', 'ClassLoss', 'Loss', 'assert_same', 'check_batch', 'check_range', 'sum_and_norm', 'BCELoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'KLDivWithLogitsLoss', 'MultiLabelSoftMarginLoss', 'NLLLoss', 'bce_loss', 'bce_loss_with_logits', 'cross_entropy_with_logits', 'kl_div_with_logits', 'multi_label_soft_margin_loss_with_logits', 'nll_loss', 'DecoupledDistillationLoss', 'DistillationLoss', 'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'distillation_loss_with_logits', 'top_k_distillation_loss_with_logits', 'top_k_teacher', 'AsymmetricLoss', 'BinaryFocalLoss', 'FocalLoss', 'OHEM', 'PolyLoss', 'asymmetric_loss_with_logits', 'binary_focal_loss_with_logits', 'focal_loss_with_logits', 'init_prior_bias', 'ohem', 'poly_loss_with_logits', 'AskTeacher', 'CheckBatch', 'RecordParts', 'SoftLabelBlock', 'SpanBlock', 'SpanExactMatch', 'SpanF1', 'SpanJaccard', 'TrainLoss', 'CosineEmbeddingLoss', 'HingeEmbeddingLoss', 'LambdaRankLoss', 'ListNetLoss', 'MarginRankingLoss', 'MultiLabelMarginLoss', 'MultiMarginLoss', 'SoftMarginLoss', 'TripletMarginLoss', 'cosine_embedding_loss', 'hinge_embedding_loss', 'lambda_rank_loss', 'list_net_loss', 'margin_ranking_loss', 'mine_triplets', 'multi_margin_loss', 'multilabel_margin_loss', 'ndcg', 'soft_margin_loss', 'triplet_margin_loss', 'ActivePassiveLoss', 'ClassificationMAE', 'GeneralizedCrossEntropy', 'NormalizedCrossEntropy', 'ReverseCrossEntropy', 'SymmetricCrossEntropy', 'active_passive_loss_with_logits', 'classification_mae', 'classification_mae_with_logits', 'generalized_cross_entropy_with_logits', 'normalized_cross_entropy_with_logits', 'reverse_cross_entropy_with_logits', 'symmetric_cross_entropy_with_logits', 'explore', 'label_lines', 'loss_curve', 'plot_loss', 'plot_loss_by_alpha', 'plot_simplex', 'plot_surface', 'styled', 'Properties', 'is_bounded', 'is_convex', 'is_lipschitz', 'is_margin_like', 'is_proper', 'is_shift_invariant', 'is_symmetric', 'properties', 'AdaptiveBarronLoss', 'BarronLoss', 'BetaNLLLoss', 'CharbonnierLoss', 'ExpectileLoss', 'GaussianNLLLoss', 'HuberLoss', 'L1Loss', 'LogCoshLoss', 'MSELoss', 'NegativeBinomialNLLLoss', 'PoissonNLLLoss', 'QuantileLoss', 'SmoothL1Loss', 'barron_loss', 'beta_nll_loss', 'charbonnier_loss', 'expectile_loss', 'gaussian_nll_loss', 'huber_loss', 'l1_loss', 'log_cosh_loss', 'mse_loss', 'negative_binomial_nll_loss', 'poisson_nll_loss', 'quantile_loss', 'quantiles_cross', 'smooth_l1_loss', 'BinaryDiceLoss', 'BinaryFocalTverskyLoss', 'BinaryJaccardLoss', 'BinaryLovaszLoss', 'BinaryTverskyLoss', 'DiceLoss', 'FocalTverskyLoss', 'JaccardLoss', 'LovaszLoss', 'TverskyLoss', 'binary_dice_loss_with_logits', 'binary_focal_tversky_loss_with_logits', 'binary_jaccard_loss_with_logits', 'binary_lovasz_loss_with_logits', 'binary_tversky_loss_with_logits', 'dice_loss_with_logits', 'focal_tversky_loss_with_logits', 'jaccard_loss_with_logits', 'lovasz_loss_with_logits', 'tversky_loss_with_logits', 'SoftLabelCrossEntropy', 'smooth_soft_labels', 'soft_label_cross_entropy', 'soft_label_cross_entropy_with_logits', 'DistanceLoss', 'SpanLoss', 'best_span', 'distance_loss', 'span_exact_match', 'span_f1', 'span_jaccard', 'span_loss']

@@ -1,12 +1,14 @@
 "fastai's data blocks, metrics and callbacks on spans and soft labels"
 import pytest, torch, warnings
-from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock, defaults, nn, set_seed
+from fastai.basics import Callback, DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock
+from fastai.basics import accuracy, defaults, nn, set_seed
 from fastai.callback.all import MixUp, ProgressCallback
 from torch import tensor
 from lossbook.check import loss_classes
 from lossbook.core import ClassLoss
+from lossbook.distillation import DistillationLoss
 from lossbook.focal import OHEM
-from lossbook.learner import CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
+from lossbook.learner import AskTeacher, CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
 from lossbook.soft_labels import SoftLabelCrossEntropy
 from lossbook.span import SpanLoss, best_span, span_f1, span_jaccard
 
@@ -265,3 +267,37 @@ def test_tabular(table, name):
     probs,targs,losses = learn.get_preds(with_loss=True)
     assert probs.shape==(12,3) and targs.shape==(12,1) and losses.shape==(12,)
     assert learn.predict(df.iloc[0])[2].shape==(3,)
+
+@pytest.mark.parametrize('mix', [False,True])
+@pytest.mark.parametrize('wrapped', [False,True])
+def test_ask_teacher(mix, wrapped):
+    "The teacher sees what the student saw; metrics, get_preds and the Learner's loss stay as they were"
+    set_seed(0)
+    x,teacher = torch.randn(60, 4),nn.Sequential(nn.Linear(4, 3), nn.Dropout(.5))
+    y,rows = torch.randint(3, (60,)),[]
+    dls = DataLoaders.from_dsets(*[list(zip(x[i], y[i])) for i in (slice(40),slice(40,60))], bs=20, device='cpu')
+    loss = DistillationLoss(2., .7)
+    asked = Learner(dls, teacher, loss) if wrapped else teacher
+    learn = Learner(dls, nn.Linear(4, 3), loss, cbs=AskTeacher(asked), metrics=accuracy)
+    class Watch(Callback):
+        order = 5
+        def after_loss(self): rows.append((self.x, self.learn.ask_teacher.asked.answer, len(self.learn.yb)))
+    fit(learn, 2, cbs=[MixUp()]*mix+[CheckBatch(), Watch()])
+    assert not teacher.training and learn.loss_func is loss and loss.reduction=='mean' and len(rows)==6
+    for xb,answer,n in rows: torch.testing.assert_close(answer, teacher(xb))
+    assert {n for *_,n in rows}=={1}
+    preds,targs,dec,losses = learn.get_preds(with_loss=True, with_decoded=True)
+    t = teacher(x[40:])
+    torch.testing.assert_close(losses, DistillationLoss(2., .7, reduction='none')(preds.log(), t, targs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(learn.validate()[0], losses.mean().item(), atol=1e-5, rtol=1e-5)
+    assert dec.equal(preds.argmax(1)) and targs.equal(y[40:]) and loss.reduction=='mean' and learn.loss_func is loss
+
+def test_ask_teacher_after_a_failed_fit():
+    "A fit that breaks off leaves its loss behind, and the next one finds the right one in it"
+    x,y = torch.randn(8, 4),torch.zeros(8).long()
+    dls = DataLoaders.from_dsets(list(zip(x, y)), list(zip(x, y)), bs=4, device='cpu')
+    learn = Learner(dls, nn.Linear(4, 3), DistillationLoss(), cbs=AskTeacher(nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match='teacher_logits must have the shape'): fit(learn, 1)
+    learn.ask_teacher.teacher = nn.Linear(4, 3)
+    fit(learn, 1)
+    assert isinstance(learn.loss_func, DistillationLoss)
