@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lossbook.contrastive.standard': ('contrastive.html#standard', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.sup_con': ('contrastive.html#sup_con', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.sup_con_loss': ('contrastive.html#sup_con_loss', 'lossbook/contrastive.py'),
+                                      'lossbook.contrastive.sup_con_slope': ('contrastive.html#sup_con_slope', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.together': ('contrastive.html#together', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.two_views': ('contrastive.html#two_views', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.unit': ('contrastive.html#unit', 'lossbook/contrastive.py'),

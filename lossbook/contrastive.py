@@ -214,9 +214,10 @@ def clip_loss(
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "InfoNCE in both directions (Radford et al. 2021, figure 3)"
     check_settings(reduction, temperature, processes)
+    if soft_targets and processes=='local':
+        raise ValueError("soft_targets needs processes='global': a target is about all pairs")
     b = pair_batch(sample_weight, processes, text=text, image=image)
     if not soft_targets: return both_ways(b, reduction, scale=1/temperature, normalize=normalize)
-    if processes=='local': raise ValueError("soft_targets needs processes='global': a target is about all pairs")
     return finish(SoftPairs(None, None, scale=1/temperature, normalize=normalize), b, reduction)
 
 # %% ../nbs/41_contrastive.ipynb #c151169f
@@ -367,7 +368,8 @@ def arcface(c, y, margin, scale):
     return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
 
 def cosface(c, y, margin, scale):
-    return info_nce(scale*(c - margin*(y.unsqueeze(1)==torch.arange(c.shape[1], device=c.device))), y)
+    own = picked(c, y)-margin
+    return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
 
 def proxy_softmax(c, y, scale): return info_nce(2*scale*c, y)
 def proxy_nca(c, y, scale):
@@ -451,7 +453,8 @@ def vicreg(
     a,b = two_views(view1, view2)
     parts = [vicreg_parts(o, spread, eps) for o in (a,b)]
     flat,mixed = ((p+q) for p,q in zip(*parts))
-    return invariance*(a-b).square().mean() + variance*flat/2 + covariance*mixed
+    near = (a-b).square().sum()/max(1, a.numel())
+    return invariance*near + variance*flat/2 + covariance*mixed
 
 # %% ../nbs/41_contrastive.ipynb #4451cf0e
 class Gather(torch.autograd.Function):
@@ -851,6 +854,7 @@ def siglip_slope(s, y, keep=None, out=None):
     return v,g
 
 def group_slope(s, labels, y, n, all_labels, out=None, value=None, each_pair=False):
+    if value is sup_con and out is None and s.shape[1]>1: return sup_con_slope(s, labels, y, n, all_labels, each_pair)
     pos,mask,some = group_masks(labels, y, n, all_labels, out, value)
     some = some*n if each_pair else some
     share = pos/pos.sum(1, keepdim=True)
@@ -864,6 +868,16 @@ def group_slope(s, labels, y, n, all_labels, out=None, value=None, each_pair=Fal
         v,q = -(share*F.logsigmoid(-d)).sum(1),share*d.sigmoid()
         g = p.mul_(q.sum(1, keepdim=True)).sub_(q)
     return v*some,g.mul_(some.unsqueeze(1))
+
+def sup_con_slope(s, labels, y, n, all_labels, each_pair):
+    "Where all are there: few passes over the scores, of which each row leaves out its own"
+    own,count = y.unsqueeze(1),n.to(s.dtype).unsqueeze(1)
+    pos = (labels@all_labels.T>0 if labels.ndim==2 else labels.unsqueeze(1)==all_labels).to(s.dtype)
+    pos.scatter_(1, own, 0.).mul_((1. if each_pair else 1/count.clamp(min=1))*(count>0))
+    total = count if each_pair else (count>0).to(s.dtype) # of a row of `pos`
+    g = F.log_softmax(s.scatter_(1, own, -inf), 1).scatter_(1, own, 0.)
+    v = -(pos*g).sum(1)
+    return v,g.exp_().scatter_(1, own, 0.).mul_(total).sub_(pos)
 
 # %% ../nbs/41_contrastive.ipynb #5453b8ed
 class BothWays(Pairs):
