@@ -10,6 +10,7 @@ Modules:
 - `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
+- `lossbook.imbalance`: Weights from counts, the prior in the logits, margins for the rare, and a correction that trains nothing
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss
 - `lossbook.margin`: Hinges for pairs, triplets, classes and ranked lists: right is not enough, it has to be right by a margin
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
