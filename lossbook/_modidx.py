@@ -369,7 +369,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lossbook.focal.focal_loss_with_logits': ('focal.html#focal_loss_with_logits', 'lossbook/focal.py'),
                                 'lossbook.focal.focal_slope': ('focal.html#focal_slope', 'lossbook/focal.py'),
                                 'lossbook.focal.hardest': ('focal.html#hardest', 'lossbook/focal.py'),
-                                'lossbook.focal.init_prior_bias': ('focal.html#init_prior_bias', 'lossbook/focal.py'),
                                 'lossbook.focal.log_sigmoids': ('focal.html#log_sigmoids', 'lossbook/focal.py'),
                                 'lossbook.focal.ohem': ('focal.html#ohem', 'lossbook/focal.py'),
                                 'lossbook.focal.poly': ('focal.html#poly', 'lossbook/focal.py'),
