@@ -11,6 +11,7 @@ Modules:
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
 - `lossbook.distillation`: A small network learns from the answers of a large one: what it takes for nearly right, and not only what is right
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
+- `lossbook.imbalance`: Weights from counts, the prior in the logits, margins for the rare, and a correction that trains nothing
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss or train its parameters
 - `lossbook.margin`: Hinges for pairs, triplets, classes and ranked lists: right is not enough, it has to be right by a margin
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family

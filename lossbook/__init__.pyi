@@ -9,6 +9,7 @@ from . import core as core
 from . import cross_entropy as cross_entropy
 from . import distillation as distillation
 from . import focal as focal
+from . import imbalance as imbalance
 from . import learner as learner
 from . import margin as margin
 from . import noisy_labels as noisy_labels
@@ -82,9 +83,18 @@ from .focal import PolyLoss as PolyLoss
 from .focal import asymmetric_loss_with_logits as asymmetric_loss_with_logits
 from .focal import binary_focal_loss_with_logits as binary_focal_loss_with_logits
 from .focal import focal_loss_with_logits as focal_loss_with_logits
-from .focal import init_prior_bias as init_prior_bias
 from .focal import ohem as ohem
 from .focal import poly_loss_with_logits as poly_loss_with_logits
+from .imbalance import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+from .imbalance import LDAMLoss as LDAMLoss
+from .imbalance import LogitAdjustedLoss as LogitAdjustedLoss
+from .imbalance import adjust_logits as adjust_logits
+from .imbalance import balanced_softmax_loss_with_logits as balanced_softmax_loss_with_logits
+from .imbalance import class_weights as class_weights
+from .imbalance import deferred_weights as deferred_weights
+from .imbalance import init_prior_bias as init_prior_bias
+from .imbalance import ldam_loss_with_logits as ldam_loss_with_logits
+from .imbalance import logit_adjusted_loss_with_logits as logit_adjusted_loss_with_logits
 from .learner import AskTeacher as AskTeacher
 from .learner import CheckBatch as CheckBatch
 from .learner import RecordParts as RecordParts

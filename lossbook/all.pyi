@@ -9,6 +9,27 @@ from .blocks import derivative_of as derivative_of
 from .catalog import catalog as catalog
 from .check import Report as Report
 from .check import check_loss as check_loss
+from .contrastive import ArcFaceLoss as ArcFaceLoss
+from .contrastive import CLIPLoss as CLIPLoss
+from .contrastive import ContrastiveLoss as ContrastiveLoss
+from .contrastive import CosFaceLoss as CosFaceLoss
+from .contrastive import InfoNCELoss as InfoNCELoss
+from .contrastive import NTXentLoss as NTXentLoss
+from .contrastive import ProxyNCALoss as ProxyNCALoss
+from .contrastive import SigLIPLoss as SigLIPLoss
+from .contrastive import SupConLoss as SupConLoss
+from .contrastive import arcface_loss as arcface_loss
+from .contrastive import barlow_twins as barlow_twins
+from .contrastive import clip_loss as clip_loss
+from .contrastive import contrastive_loss as contrastive_loss
+from .contrastive import cosface_loss as cosface_loss
+from .contrastive import gather as gather
+from .contrastive import info_nce_loss as info_nce_loss
+from .contrastive import nt_xent_loss as nt_xent_loss
+from .contrastive import proxy_nca_loss as proxy_nca_loss
+from .contrastive import siglip_loss as siglip_loss
+from .contrastive import sup_con_loss as sup_con_loss
+from .contrastive import vicreg as vicreg
 from .core import BinaryLoss as BinaryLoss
 from .core import ClassLoss as ClassLoss
 from .core import Loss as Loss
@@ -43,9 +64,18 @@ from .focal import PolyLoss as PolyLoss
 from .focal import asymmetric_loss_with_logits as asymmetric_loss_with_logits
 from .focal import binary_focal_loss_with_logits as binary_focal_loss_with_logits
 from .focal import focal_loss_with_logits as focal_loss_with_logits
-from .focal import init_prior_bias as init_prior_bias
 from .focal import ohem as ohem
 from .focal import poly_loss_with_logits as poly_loss_with_logits
+from .imbalance import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+from .imbalance import LDAMLoss as LDAMLoss
+from .imbalance import LogitAdjustedLoss as LogitAdjustedLoss
+from .imbalance import adjust_logits as adjust_logits
+from .imbalance import balanced_softmax_loss_with_logits as balanced_softmax_loss_with_logits
+from .imbalance import class_weights as class_weights
+from .imbalance import deferred_weights as deferred_weights
+from .imbalance import init_prior_bias as init_prior_bias
+from .imbalance import ldam_loss_with_logits as ldam_loss_with_logits
+from .imbalance import logit_adjusted_loss_with_logits as logit_adjusted_loss_with_logits
 from .learner import AskTeacher as AskTeacher
 from .learner import CheckBatch as CheckBatch
 from .learner import RecordParts as RecordParts
@@ -166,4 +196,4 @@ from .span import span_f1 as span_f1
 from .span import span_jaccard as span_jaccard
 from .span import span_loss as span_loss
 
-__all__ = ['BiTemperedLoss', 'bi_tempered_loss_with_logits', 'tempered_softmax', 'binary_loss', 'class_loss', 'derivative_of', 'catalog', 'Report', 'check_loss', 'BinaryLoss', 'ClassLoss', 'Loss', 'assert_same', 'check_batch', 'check_range', 'sum_and_norm', 'BCELoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'KLDivWithLogitsLoss', 'MultiLabelSoftMarginLoss', 'NLLLoss', 'bce_loss', 'bce_loss_with_logits', 'cross_entropy_with_logits', 'kl_div_with_logits', 'multi_label_soft_margin_loss_with_logits', 'nll_loss', 'DecoupledDistillationLoss', 'DistillationLoss', 'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'distillation_loss_with_logits', 'top_k_distillation_loss_with_logits', 'top_k_teacher', 'AsymmetricLoss', 'BinaryFocalLoss', 'FocalLoss', 'OHEM', 'PolyLoss', 'asymmetric_loss_with_logits', 'binary_focal_loss_with_logits', 'focal_loss_with_logits', 'init_prior_bias', 'ohem', 'poly_loss_with_logits', 'AskTeacher', 'CheckBatch', 'RecordParts', 'SoftLabelBlock', 'SpanBlock', 'SpanExactMatch', 'SpanF1', 'SpanJaccard', 'TrainLoss', 'CosineEmbeddingLoss', 'HingeEmbeddingLoss', 'LambdaRankLoss', 'ListNetLoss', 'MarginRankingLoss', 'MultiLabelMarginLoss', 'MultiMarginLoss', 'SoftMarginLoss', 'TripletMarginLoss', 'cosine_embedding_loss', 'hinge_embedding_loss', 'lambda_rank_loss', 'list_net_loss', 'margin_ranking_loss', 'mine_triplets', 'multi_margin_loss', 'multilabel_margin_loss', 'ndcg', 'soft_margin_loss', 'triplet_margin_loss', 'ActivePassiveLoss', 'ClassificationMAE', 'GeneralizedCrossEntropy', 'NormalizedCrossEntropy', 'ReverseCrossEntropy', 'SymmetricCrossEntropy', 'active_passive_loss_with_logits', 'classification_mae', 'classification_mae_with_logits', 'generalized_cross_entropy_with_logits', 'normalized_cross_entropy_with_logits', 'reverse_cross_entropy_with_logits', 'symmetric_cross_entropy_with_logits', 'explore', 'label_lines', 'loss_curve', 'plot_loss', 'plot_loss_by_alpha', 'plot_simplex', 'plot_surface', 'styled', 'Properties', 'is_bounded', 'is_convex', 'is_lipschitz', 'is_margin_like', 'is_proper', 'is_shift_invariant', 'is_symmetric', 'properties', 'AdaptiveBarronLoss', 'BarronLoss', 'BetaNLLLoss', 'CharbonnierLoss', 'ExpectileLoss', 'GaussianNLLLoss', 'HuberLoss', 'L1Loss', 'LogCoshLoss', 'MSELoss', 'NegativeBinomialNLLLoss', 'PoissonNLLLoss', 'QuantileLoss', 'SmoothL1Loss', 'barron_loss', 'beta_nll_loss', 'charbonnier_loss', 'expectile_loss', 'gaussian_nll_loss', 'huber_loss', 'l1_loss', 'log_cosh_loss', 'mse_loss', 'negative_binomial_nll_loss', 'poisson_nll_loss', 'quantile_loss', 'quantiles_cross', 'smooth_l1_loss', 'BinaryDiceLoss', 'BinaryFocalTverskyLoss', 'BinaryJaccardLoss', 'BinaryLovaszLoss', 'BinaryTverskyLoss', 'DiceLoss', 'FocalTverskyLoss', 'JaccardLoss', 'LovaszLoss', 'TverskyLoss', 'binary_dice_loss_with_logits', 'binary_focal_tversky_loss_with_logits', 'binary_jaccard_loss_with_logits', 'binary_lovasz_loss_with_logits', 'binary_tversky_loss_with_logits', 'dice_loss_with_logits', 'focal_tversky_loss_with_logits', 'jaccard_loss_with_logits', 'lovasz_loss_with_logits', 'tversky_loss_with_logits', 'SoftLabelCrossEntropy', 'smooth_soft_labels', 'soft_label_cross_entropy', 'soft_label_cross_entropy_with_logits', 'DistanceLoss', 'SpanLoss', 'best_span', 'distance_loss', 'span_exact_match', 'span_f1', 'span_jaccard', 'span_loss']
+__all__ = ['BiTemperedLoss', 'bi_tempered_loss_with_logits', 'tempered_softmax', 'binary_loss', 'class_loss', 'derivative_of', 'catalog', 'Report', 'check_loss', 'ArcFaceLoss', 'CLIPLoss', 'ContrastiveLoss', 'CosFaceLoss', 'InfoNCELoss', 'NTXentLoss', 'ProxyNCALoss', 'SigLIPLoss', 'SupConLoss', 'arcface_loss', 'barlow_twins', 'clip_loss', 'contrastive_loss', 'cosface_loss', 'gather', 'info_nce_loss', 'nt_xent_loss', 'proxy_nca_loss', 'siglip_loss', 'sup_con_loss', 'vicreg', 'BinaryLoss', 'ClassLoss', 'Loss', 'assert_same', 'check_batch', 'check_range', 'sum_and_norm', 'BCELoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'KLDivWithLogitsLoss', 'MultiLabelSoftMarginLoss', 'NLLLoss', 'bce_loss', 'bce_loss_with_logits', 'cross_entropy_with_logits', 'kl_div_with_logits', 'multi_label_soft_margin_loss_with_logits', 'nll_loss', 'DecoupledDistillationLoss', 'DistillationLoss', 'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'distillation_loss_with_logits', 'top_k_distillation_loss_with_logits', 'top_k_teacher', 'AsymmetricLoss', 'BinaryFocalLoss', 'FocalLoss', 'OHEM', 'PolyLoss', 'asymmetric_loss_with_logits', 'binary_focal_loss_with_logits', 'focal_loss_with_logits', 'ohem', 'poly_loss_with_logits', 'BalancedSoftmaxLoss', 'LDAMLoss', 'LogitAdjustedLoss', 'adjust_logits', 'balanced_softmax_loss_with_logits', 'class_weights', 'deferred_weights', 'init_prior_bias', 'ldam_loss_with_logits', 'logit_adjusted_loss_with_logits', 'AskTeacher', 'CheckBatch', 'RecordParts', 'SoftLabelBlock', 'SpanBlock', 'SpanExactMatch', 'SpanF1', 'SpanJaccard', 'TrainLoss', 'CosineEmbeddingLoss', 'HingeEmbeddingLoss', 'LambdaRankLoss', 'ListNetLoss', 'MarginRankingLoss', 'MultiLabelMarginLoss', 'MultiMarginLoss', 'SoftMarginLoss', 'TripletMarginLoss', 'cosine_embedding_loss', 'hinge_embedding_loss', 'lambda_rank_loss', 'list_net_loss', 'margin_ranking_loss', 'mine_triplets', 'multi_margin_loss', 'multilabel_margin_loss', 'ndcg', 'soft_margin_loss', 'triplet_margin_loss', 'ActivePassiveLoss', 'ClassificationMAE', 'GeneralizedCrossEntropy', 'NormalizedCrossEntropy', 'ReverseCrossEntropy', 'SymmetricCrossEntropy', 'active_passive_loss_with_logits', 'classification_mae', 'classification_mae_with_logits', 'generalized_cross_entropy_with_logits', 'normalized_cross_entropy_with_logits', 'reverse_cross_entropy_with_logits', 'symmetric_cross_entropy_with_logits', 'explore', 'label_lines', 'loss_curve', 'plot_loss', 'plot_loss_by_alpha', 'plot_simplex', 'plot_surface', 'styled', 'Properties', 'is_bounded', 'is_convex', 'is_lipschitz', 'is_margin_like', 'is_proper', 'is_shift_invariant', 'is_symmetric', 'properties', 'AdaptiveBarronLoss', 'BarronLoss', 'BetaNLLLoss', 'CharbonnierLoss', 'ExpectileLoss', 'GaussianNLLLoss', 'HuberLoss', 'L1Loss', 'LogCoshLoss', 'MSELoss', 'NegativeBinomialNLLLoss', 'PoissonNLLLoss', 'QuantileLoss', 'SmoothL1Loss', 'barron_loss', 'beta_nll_loss', 'charbonnier_loss', 'expectile_loss', 'gaussian_nll_loss', 'huber_loss', 'l1_loss', 'log_cosh_loss', 'mse_loss', 'negative_binomial_nll_loss', 'poisson_nll_loss', 'quantile_loss', 'quantiles_cross', 'smooth_l1_loss', 'BinaryDiceLoss', 'BinaryFocalTverskyLoss', 'BinaryJaccardLoss', 'BinaryLovaszLoss', 'BinaryTverskyLoss', 'DiceLoss', 'FocalTverskyLoss', 'JaccardLoss', 'LovaszLoss', 'TverskyLoss', 'binary_dice_loss_with_logits', 'binary_focal_tversky_loss_with_logits', 'binary_jaccard_loss_with_logits', 'binary_lovasz_loss_with_logits', 'binary_tversky_loss_with_logits', 'dice_loss_with_logits', 'focal_tversky_loss_with_logits', 'jaccard_loss_with_logits', 'lovasz_loss_with_logits', 'tversky_loss_with_logits', 'SoftLabelCrossEntropy', 'smooth_soft_labels', 'soft_label_cross_entropy', 'soft_label_cross_entropy_with_logits', 'DistanceLoss', 'SpanLoss', 'best_span', 'distance_loss', 'span_exact_match', 'span_f1', 'span_jaccard', 'span_loss']
