@@ -8,6 +8,7 @@ from . import core as core
 from . import cross_entropy as cross_entropy
 from . import focal as focal
 from . import learner as learner
+from . import many_classes as many_classes
 from . import margin as margin
 from . import noisy_labels as noisy_labels
 from . import plot as plot
@@ -60,6 +61,9 @@ from .learner import SpanBlock as SpanBlock
 from .learner import SpanExactMatch as SpanExactMatch
 from .learner import SpanF1 as SpanF1
 from .learner import SpanJaccard as SpanJaccard
+from .many_classes import HandsOn as HandsOn
+from .many_classes import LinearLoss as LinearLoss
+from .many_classes import hand_on as hand_on
 from .margin import CosineEmbeddingLoss as CosineEmbeddingLoss
 from .margin import HingeEmbeddingLoss as HingeEmbeddingLoss
 from .margin import LambdaRankLoss as LambdaRankLoss
