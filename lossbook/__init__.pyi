@@ -61,9 +61,17 @@ from .learner import SpanBlock as SpanBlock
 from .learner import SpanExactMatch as SpanExactMatch
 from .learner import SpanF1 as SpanF1
 from .learner import SpanJaccard as SpanJaccard
+from .many_classes import AdaptiveSoftmaxLoss as AdaptiveSoftmaxLoss
 from .many_classes import HandsOn as HandsOn
 from .many_classes import LinearLoss as LinearLoss
+from .many_classes import NCELoss as NCELoss
+from .many_classes import NegativeSamplingLoss as NegativeSamplingLoss
+from .many_classes import SampledLoss as SampledLoss
+from .many_classes import SampledSoftmaxLoss as SampledSoftmaxLoss
 from .many_classes import hand_on as hand_on
+from .many_classes import nce_loss as nce_loss
+from .many_classes import negative_sampling_loss as negative_sampling_loss
+from .many_classes import sampled_softmax_loss as sampled_softmax_loss
 from .margin import CosineEmbeddingLoss as CosineEmbeddingLoss
 from .margin import HingeEmbeddingLoss as HingeEmbeddingLoss
 from .margin import LambdaRankLoss as LambdaRankLoss

@@ -6,7 +6,8 @@ from lossbook.check import check_loss, loss_classes
 from lossbook.core import BinaryLoss, ClassLoss
 from lossbook.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from lossbook.focal import FocalLoss, OHEM
-from lossbook.many_classes import HandsOn, LinearLoss, hand_on
+from lossbook.many_classes import AdaptiveSoftmaxLoss, HandsOn, LinearLoss, NCELoss, NegativeSamplingLoss, SampledSoftmaxLoss, hand_on
+from lossbook.many_classes import nce_loss, negative_sampling_loss, sampled_softmax_loss
 from lossbook.noisy_labels import GeneralizedCrossEntropy
 
 N,D,C = 13,5,7
@@ -339,3 +340,170 @@ def test_two_processes(tmp_path):
     h,W,b = layer()
     loss = FocalLoss(weight=W3).double()
     torch.testing.assert_close(got, torch.autograd.grad(full(loss)(h, W, torch.arange(N)%C, b), W)[0])
+
+SAMPLED = NCELoss,NegativeSamplingLoss,SampledSoftmaxLoss
+
+def with_scores():
+    "Hidden states that are the scores themselves, with the layer that passes them on, targets and a noise"
+    torch.manual_seed(0)
+    s = torch.randn(4, C, dtype=torch.double).log_softmax(1)
+    return s,torch.eye(C, dtype=torch.double),torch.tensor([0,2,6,2]),torch.tensor([5,1,2,1,3,4,4])
+
+def exactly(counts, times=1): return torch.arange(C).repeat_interleave(counts*times)
+
+def test_nce_is_the_explicit_sum():
+    "Samples in the very proportions of the noise give the expected loss, as its formula says"
+    s,W,y,counts = with_scores()
+    q,k = counts/counts.sum().double(),counts.sum()
+    got = nce_loss(s, W, y, exactly(counts), q.log(), reduction='none')
+    for i in range(len(y)):
+        want = -F.logsigmoid(s[i,y[i]]-(k*q[y[i]]).log()) - sum(k*q[c]*F.logsigmoid(-(s[i,c]-(k*q[c]).log())) for c in range(C))
+        torch.testing.assert_close(got[i], want)
+
+def test_nce_tends_to_maximum_likelihood():
+    "With much noise the gradient of NCE is that of cross entropy, at scores that are normalised (Mnih & Teh 2012)"
+    s,W,y,counts = with_scores()
+    s.requires_grad_()
+    q = (counts/counts.sum().double()).log()
+    want, = torch.autograd.grad(F.cross_entropy(s, y), s)
+    off = []
+    for times in (1,10,100,1000):
+        g, = torch.autograd.grad(nce_loss(s, W, y, exactly(counts, times), q), s)
+        off.append((g-want).abs().max().item())
+    assert all(b<a/5 for a,b in zip(off, off[1:])) and off[-1]<1e-4, off
+
+def test_negative_sampling_estimates_a_ratio():
+    "Its expected gradient is 0 where the scores are log p - log kq"
+    _,W,_,counts = with_scores()
+    p,q,k = torch.rand(C, dtype=torch.double),counts/counts.sum().double(),counts.sum()
+    p = p/p.sum()
+    s = (p.log()-(k*q).log()).requires_grad_()
+    v = negative_sampling_loss(s.expand(C, C), W, torch.arange(C), exactly(counts), reduction='none', remove_hits=False)
+    g, = torch.autograd.grad((p*v).sum(), s)
+    torch.testing.assert_close(g, torch.zeros_like(g))
+
+def test_sampled_softmax_in_the_limit():
+    "In the proportions of the noise it is cross entropy; with samples that are drawn, the bias vanishes; the sign matters"
+    s,W,y,counts = with_scores()
+    q = (counts/counts.sum().double()).log()
+    want = F.cross_entropy(s, y, reduction='none')
+    torch.testing.assert_close(sampled_softmax_loss(s, W, y, exactly(counts), q, reduction='none'), want)
+    wrong = sampled_softmax_loss(s, W, y, exactly(counts), -q, reduction='none')
+    assert (wrong-want).abs().min()>.2
+    g = torch.Generator().manual_seed(0)
+    def bias(k):
+        samples = torch.multinomial(q.exp().expand(20_000//k, C), k, True, generator=g)
+        return sum(sampled_softmax_loss(s[:1], W, y[:1], o, q)-want[0] for o in samples)/len(samples)
+    few,some,many = [bias(k).abs().item() for k in (2,20,500)]
+    assert few>3*some>6*many and many<5e-3, (few,some,many)
+
+def test_hits():
+    s,W,y,_ = with_scores()
+    for f,args in ((nce_loss, (torch.zeros(C).log_softmax(0),)), (negative_sampling_loss, ()), (sampled_softmax_loss, (torch.zeros(C).log_softmax(0),))):
+        hits,none = torch.tensor([2,2,2]),torch.tensor([1,1,1])
+        out = f(s, W, y, hits, *args, reduction='none', remove_hits=True)
+        one = f(s, W, y, none, *args, reduction='none', remove_hits=True)
+        assert (out[[1,3]] < one[[1,3]]).all() # nothing but the target is left
+        if f is sampled_softmax_loss: torch.testing.assert_close(out[1], torch.zeros(()).double())
+
+def test_samples_for_each_position():
+    s,W,y,counts = with_scores()
+    q,each = (counts/counts.sum().double()).log(),torch.randint(C, (2,2,3))
+    for f,args in ((nce_loss, (q,)), (negative_sampling_loss, ()), (sampled_softmax_loss, (q,))):
+        got = f(s.reshape(2,2,C), W, y.reshape(2,2), each, *args, reduction='none')
+        want = [f(s[i:i+1], W, y[i:i+1], each.reshape(4,3)[i], *args) for i in range(4)]
+        torch.testing.assert_close(got.flatten(), torch.stack(want))
+        a,b = [torch.autograd.grad(f(s, w, y, each.reshape(4,3), *args, sparse=o), w)[0] for o in (True,False) for w in [W.clone().requires_grad_()]]
+        torch.testing.assert_close(a.to_dense(), b)
+
+@pytest.mark.parametrize('cls', SAMPLED)
+@pytest.mark.parametrize('noise', ['uniform','log_uniform',[5.,1.,2.,1.,3.,4.,4.]])
+def test_noise(cls, noise):
+    "What is drawn has the probabilities that the correction has, and is the same again for the same seed"
+    loss = cls(3, C, 7, noise, generator=torch.Generator().manual_seed(0))
+    p = loss.log_noise.exp()
+    assert p.sum().sub(1).abs()<1e-6
+    if noise=='uniform': torch.testing.assert_close(p, torch.full((C,), 1/C))
+    if noise=='log_uniform': torch.testing.assert_close(p, (1/torch.arange(1., C+1)).log1p()/torch.tensor(C+1.).log())
+    if isinstance(noise, list):
+        want = torch.tensor(noise)**(.75 if cls is NegativeSamplingLoss else 1)
+        torch.testing.assert_close(p, want/want.sum())
+    drawn = loss.draw(100_000).bincount(minlength=C)/100_000
+    assert (drawn-p).abs().max()<.01
+    loss.generator.manual_seed(0)
+    a = loss.draw(50)
+    loss.generator.manual_seed(0)
+    assert a.equal(loss.draw(50)) and a.equal(cls(3, C, 7, noise, generator=torch.Generator().manual_seed(0)).draw(50))
+    torch.testing.assert_close(loss.to(torch.bfloat16).log_noise.exp(), p)
+
+@pytest.mark.parametrize('cls', SAMPLED)
+def test_sampled_contract(cls):
+    "With noise that stands still, every check holds"
+    class Fixed(cls):
+        check_skips = AdaptiveSoftmaxLoss.check_skips
+        def draw(self, n=None): return torch.tensor([1,4,4,6], device=self.steps.device)
+    for loss in (Fixed(5, C, 4), cls(5, C, 4)):
+        rep = check_loss(loss)
+        assert rep.ok, rep
+
+@pytest.mark.parametrize('cls', SAMPLED)
+def test_exact_in_evaluation(cls):
+    torch.manual_seed(0)
+    loss = cls(5, C, 3, [5.,1.,2.,1.,3.,4.,4.]).eval()
+    h,y = torch.randn(2, 6, 5),torch.randint(C, (2,6))
+    y[0,1] = -100
+    v = loss(h, y)
+    torch.testing.assert_close(v, F.cross_entropy(loss.scores(h).flatten(0,1), y.flatten()))
+    p = loss.activation(h)
+    torch.testing.assert_close(p.sum(-1), torch.ones(2,6))
+    assert loss.decodes(p).equal(loss.scores(h).argmax(-1))
+    loss.reduction = 'none'
+    assert loss(h, y).shape==(2,6) and loss(h, y)[0,1]==0
+    assert loss.train()(h, y)[0,1]==0 and loss(h, y)[0,0]>0
+
+@pytest.mark.parametrize('cls', [*SAMPLED, AdaptiveSoftmaxLoss])
+def test_left_out(cls):
+    "Rows that are ignored or have no weight reach no gradient, NaN included"
+    loss = cls(16, C) if cls is AdaptiveSoftmaxLoss else cls(16, C, 3)
+    h,y,w = torch.randn(6, 16),torch.randint(C, (6,)),torch.ones(6)
+    h[[1,2]] = torch.nan
+    y[1],w[2] = -100,0
+    h.requires_grad_()
+    loss(h, y, w).backward()
+    assert h.grad.isfinite().all() and all(p.grad.isfinite().all() for p in loss.parameters()) and (h.grad[[1,2]]==0).all()
+    assert loss(h, torch.full((6,), -100))==0 and loss(h[:0], y[:0])==0
+
+def test_adaptive():
+    "The loss of torch's layer, probabilities that sum to 1, and classes in any order"
+    torch.manual_seed(0)
+    h,y = torch.randn(9, 16),torch.randint(C, (9,))
+    loss = AdaptiveSoftmaxLoss(16, C, [2,4], div_value=2)
+    torch.testing.assert_close(loss(h, y), loss.layer(h, y).loss)
+    p = loss.activation(h)
+    torch.testing.assert_close(p.sum(1), torch.ones(9))
+    torch.testing.assert_close(-p[torch.arange(9),y].log().mean(), loss(h, y))
+    assert loss.decodes(p).equal(loss.layer.predict(h))
+    counts = torch.tensor([1,50,3,40,2,30,9])
+    other = AdaptiveSoftmaxLoss(16, C, [2,4], counts, div_value=2)
+    other.layer.load_state_dict(loss.layer.state_dict())
+    order = counts.argsort(descending=True) # class order[i] has place i
+    torch.testing.assert_close(other(h, order[y]), loss(h, y))
+    torch.testing.assert_close(other.activation(h)[:,order], p)
+    assert other.decodes(other.activation(h)).equal(order[loss.decodes(p)])
+
+def test_sampled_refused():
+    h,y,W = torch.randn(4, 5),torch.randint(C, (4,)),torch.randn(C, 5)
+    bad = y.clone()
+    bad[-1] = C
+    for f,what in ((lambda: NCELoss(5, C, 8), 'n_samples must be at most n_classes, 7, got 8'), (lambda: NCELoss(5, 0), 'n_classes must be >= 1'),
+        (lambda: NCELoss(5, C, 3, [1.,2.]), r'noise must have shape \(7,\)'), (lambda: NCELoss(5, C, 3, [0.]+[1.]*6), 'noise must be > 0'),
+        (lambda: NCELoss(5, C, 3, 'zipf'), "noise must be 'uniform', 'log_uniform' or counts"), (lambda: NCELoss(5, C, 3, reduction='avg'), 'reduction must be'),
+        (lambda: NCELoss(5, C, 3)(h, bad), 'target must be in 0..6'), (lambda: NCELoss(5, C, 3)(h[:,:2], y), r'linear_weight must have shape \(C, 2\)'),
+        (lambda: NCELoss(5, C, 3)(h, y[:2]), 'target must have shape'), (lambda: AdaptiveSoftmaxLoss(5, C), 'n_features must be at least'),
+        (lambda: AdaptiveSoftmaxLoss(16, C)(h, y), 'hidden must have shape'), (lambda: AdaptiveSoftmaxLoss(16, C)(torch.randn(4, 16), bad), 'target must be in 0..6'),
+        (lambda: negative_sampling_loss(h, W, y, torch.tensor([9])), 'samples must be in 0..6, got 9'),
+        (lambda: nce_loss(h, W, y, torch.tensor([1]), torch.zeros(3)), r'log_noise must have shape \(7,\)'),
+        (lambda: negative_sampling_loss(h, W[:,:4], y, torch.tensor([1])), 'linear_weight must have shape')):
+        with pytest.raises(ValueError, match=what): f()
+    with pytest.raises(TypeError, match='target must be integer'): NCELoss(5, C, 3)(h, torch.rand(4, C))
+    with pytest.raises(TypeError, match='n_samples must be an integer'): NCELoss(5, C, 2.5)
