@@ -62,11 +62,9 @@ from .learner import SpanExactMatch as SpanExactMatch
 from .learner import SpanF1 as SpanF1
 from .learner import SpanJaccard as SpanJaccard
 from .many_classes import AdaptiveSoftmaxLoss as AdaptiveSoftmaxLoss
-from .many_classes import HandsOn as HandsOn
 from .many_classes import LinearLoss as LinearLoss
 from .many_classes import NCELoss as NCELoss
 from .many_classes import NegativeSamplingLoss as NegativeSamplingLoss
-from .many_classes import SampledLoss as SampledLoss
 from .many_classes import SampledSoftmaxLoss as SampledSoftmaxLoss
 from .many_classes import hand_on as hand_on
 from .many_classes import nce_loss as nce_loss
