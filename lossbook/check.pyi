@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.overrides import TorchFunctionMode
 from typing import NamedTuple
-from .core import BinaryLoss, ClassLoss, Loss, plain
+from .core import BinaryLoss, ClassLoss, Loss, load, plain
 
 __all__ = ['Report', 'check_loss']
 def on_tensors(f, x): ...

@@ -11,6 +11,10 @@ training, and `CheckBatch` looks at the values of the first batch. This is the o
 __all__ = ['SpanBlock', 'SoftLabelBlock', 'SpanJaccard', 'SpanF1', 'SpanExactMatch', 'CheckBatch', 'RecordParts']
 
 # %% ../nbs/60_learner.ipynb #2fe16ae9
+from .core import load
+load('fastai', 'fastai') # says what brings it, where it is not there
+
+# %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
 from fastai.callback.core import Callback
 from fastai.data.block import TransformBlock

@@ -1,6 +1,7 @@
 # written by tools/stubs.py
 # mypy: disable-error-code="override"
 from typing import Any
+from .core import load
 import torch
 from fastai.callback.core import Callback  # type: ignore
 from fastai.data.block import TransformBlock  # type: ignore
