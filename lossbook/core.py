@@ -12,7 +12,7 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import functools, inspect, numbers, re, torch, torch.nn.functional as F, warnings
+import functools, inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings
 from importlib import import_module
 from math import inf
 from torch import nn, Tensor
@@ -307,6 +307,21 @@ class Examples:
         shape[axis] = C or 3
         return self.from_logits(torch.randn(shape, device=device))
 
+# %% ../nbs/00_core.ipynb #c0623968
+class Positions(Tensor):
+    "Values (N, *) of which `torch.lerp` with one factor per example makes what it should; all else makes plain tensors"
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.lerp, Tensor.lerp) and len(args)==3: args = (*args[:2], each_position(args[2], args[0]))
+        with torch._C.DisableTorchFunctionSubclass(): return func(*args, **(kwargs or {}))
+
+def each_position(factor, values):
+    "One factor per example (N,) such that it multiplies values (N, *)"
+    if not isinstance(factor, Tensor) or factor.ndim!=1: return factor
+    if len(factor)==len(values)>1: return factor.reshape(-1, *[1]*(values.ndim-1))
+    raise ValueError('CutMix gives every pixel the labels of both images, though each pixel shows one of them: '
+        'it cannot mix a mask; MixUp can')
+
 # %% ../nbs/00_core.ipynb #e6066985
 class Loss(Examples, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
@@ -347,7 +362,14 @@ class Loss(Examples, nn.Module):
         if 'reduction' in params: params['reduction'] = reduction
         return self.func(*batch, **kwargs, **params)
 
-    def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
+    def forward(self, *batch, **kwargs):
+        return self.mixable(self.reduced(getattr(self, 'reduction', None), *batch, **kwargs))
+
+    def mixable(self, value):
+        "Values of positions (N, *) know their examples, where fastai's MixUp is about to mix them"
+        if not (self.y_int and getattr(self, 'reduction', None)=='none' and 'fastai.callback.mixup' in sys.modules): return value
+        mixed = isinstance(value, Tensor) and value.ndim>1 and value.requires_grad and is_eager()
+        return value.as_subclass(Positions) if mixed else value
 
     def from_logits(self, x): return x # a loss on probabilities says how to get there
     def activation(self, x): return x
@@ -432,7 +454,7 @@ class ClassLoss(Loss):
         sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
     )->Tensor: # () or (N, *) for 'none'
         "The loss of a batch"
-        return self.reduced(self.reduction, logits, target, sample_weight)
+        return self.mixable(self.reduced(self.reduction, logits, target, sample_weight))
 
     def reduced(self, reduction, logits, target, sample_weight=None):
         return super().reduced(reduction, logits, target, sample_weight=sample_weight)

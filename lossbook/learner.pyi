@@ -4,6 +4,7 @@ from typing import Any
 from .core import load
 import torch
 from fastai.callback.core import Callback  # type: ignore
+from fastai.callback.mixup import CutMix  # type: ignore
 from fastai.data.block import TransformBlock  # type: ignore
 from fastai.learner import AvgMetric  # type: ignore
 from fastai.torch_core import TensorBase, TitledStr, show_title  # type: ignore
