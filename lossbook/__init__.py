@@ -13,6 +13,7 @@ Modules:
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
 - `lossbook.imbalance`: Weights from counts, the prior in the logits, margins for the rare, and a correction that trains nothing
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss or train its parameters
+- `lossbook.many_classes`: Any loss of the book without the logits, and the ways round the softmax
 - `lossbook.margin`: Hinges for pairs, triplets, classes and ranked lists: right is not enough, it has to be right by a margin
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
 - `lossbook.plot`: Curves and maps of any loss, in one style

@@ -11,6 +11,7 @@ from . import distillation as distillation
 from . import focal as focal
 from . import imbalance as imbalance
 from . import learner as learner
+from . import many_classes as many_classes
 from . import margin as margin
 from . import noisy_labels as noisy_labels
 from . import plot as plot
@@ -104,6 +105,15 @@ from .learner import SpanExactMatch as SpanExactMatch
 from .learner import SpanF1 as SpanF1
 from .learner import SpanJaccard as SpanJaccard
 from .learner import TrainLoss as TrainLoss
+from .many_classes import AdaptiveSoftmaxLoss as AdaptiveSoftmaxLoss
+from .many_classes import LinearLoss as LinearLoss
+from .many_classes import NCELoss as NCELoss
+from .many_classes import NegativeSamplingLoss as NegativeSamplingLoss
+from .many_classes import SampledSoftmaxLoss as SampledSoftmaxLoss
+from .many_classes import hand_on as hand_on
+from .many_classes import nce_loss as nce_loss
+from .many_classes import negative_sampling_loss as negative_sampling_loss
+from .many_classes import sampled_softmax_loss as sampled_softmax_loss
 from .margin import CosineEmbeddingLoss as CosineEmbeddingLoss
 from .margin import HingeEmbeddingLoss as HingeEmbeddingLoss
 from .margin import LambdaRankLoss as LambdaRankLoss

@@ -139,7 +139,7 @@ def class_loss(
     each = isinstance(scale, (Tensor,Sequence)) and getattr(scale, 'ndim', 1)
     both = factors(check_weight(scale, x, 'alpha') if each else None, weight)
     if valid is not None: y = torch.where(valid, y, 0)
-    out = None if sample_weight is None else left_out(sample_weight, x.select(1, 0).reshape(pos))
+    out = None if sample_weight is None else left_out(sample_weight, x.select(1, 0).reshape(pos), x.shape[1])
     out = no_counts(valid, out if out is None else out.reshape(x.select(1, 0).shape))
     if out is not None: x = shielded(x, out.unsqueeze(1))
     soft = y.is_floating_point()
@@ -269,7 +269,7 @@ def binary_loss(
     check_reduction(reduction)
     check_range(label_smoothing, 'label_smoothing', 0, 1)
     x,y = binary_batch(logits, target, name)
-    valid,out = None,left_out(sample_weight, x)
+    valid,out = None,left_out(sample_weight, x, x.shape[axis] if x.ndim>1 else None)
     if ignore_index is not None:
         check_range(ignore_index, 'ignore_index')
         valid = y!=ignore_index

@@ -16,7 +16,7 @@ import functools, re, torch
 from typing import NamedTuple
 from ._modidx import d as modidx
 from .check import check_task, loss_classes, task_of
-from .core import BinaryLoss, ClassLoss
+from .core import BinaryLoss, ClassLoss, load
 from .properties import properties
 
 # %% ../nbs/61_catalog.ipynb #97ff9a5e
@@ -86,7 +86,7 @@ class Catalog(list):
     "Rows of the catalogue"
     def to_frame(self):
         "A pandas frame, one row a loss"
-        import pandas as pd
+        pd = load('pandas', 'fastai')
         return pd.DataFrame(self, columns=Entry._fields).set_index('name')
 
     def _repr_markdown_(self):

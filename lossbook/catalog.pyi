@@ -5,7 +5,7 @@ import functools, re, torch
 from typing import NamedTuple
 from ._modidx import d as modidx
 from .check import check_task, loss_classes, task_of
-from .core import BinaryLoss, ClassLoss
+from .core import BinaryLoss, ClassLoss, load
 from .properties import properties
 
 __all__ = ['catalog']

@@ -24,7 +24,7 @@ from torch import nn, Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.overrides import TorchFunctionMode
 from typing import NamedTuple
-from .core import BinaryLoss, ClassLoss, Loss, plain, sum_and_norm
+from .core import BinaryLoss, ClassLoss, Loss, load, plain, sum_and_norm
 
 # %% ../nbs/02_check.ipynb #71f346e1
 def on_tensors(f, x):
@@ -1309,7 +1309,7 @@ class Report:
 
     def to_frame(self):
         "The results as a pandas DataFrame, a row a check"
-        import pandas as pd
+        pd = load('pandas', 'fastai')
         return pd.DataFrame(self.results).set_index('check')
 
     def __repr__(self):

@@ -12,9 +12,10 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['sum_and_norm', 'assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
-from copy import deepcopy
+import functools, inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
 from collections.abc import Mapping
+from copy import deepcopy
+from importlib import import_module
 from math import inf
 from torch import nn, Tensor
 from torch.testing import assert_close
@@ -66,6 +67,14 @@ def assert_same(
     if atol is not None and rtol is None: rtol = 0.
     assert_close(actual, expected, atol=atol, rtol=rtol, equal_nan=True)
 
+# %% ../nbs/00_core.ipynb #edcc8857
+def load(module, extra):
+    "Import a module that not everybody has, or say which extra of lossbook brings it"
+    try: return import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name!=module.partition('.')[0]: raise
+        raise ModuleNotFoundError(f"{module} is missing; pip install 'lossbook[{extra}]' brings it", name=e.name) from None
+
 # %% ../nbs/00_core.ipynb #3205a3df
 def is_eager():
     "Does every operation run at once? Not in `torch.compile`, `torch.func`, `jit.trace`, `make_fx` or with fake tensors"
@@ -97,11 +106,11 @@ def check_range(
     "Raise unless `lo <= value <= hi`; NaN and infinity are never in range"
     if isinstance(value, Tensor):
         if value.is_complex(): raise TypeError(f'{name} must not be complex, got {value.dtype}')
-        if value.ndim and not each: raise ValueError(f'{name} must be one number, got shape {tuple(value.shape)}')
+        if value.ndim and not each: raise ValueError(f'{name} must be one number, got shape {tuple(value.shape)}{by_name(value)}')
         if not value.numel() or not can_read(value): return
         ends,value = [o.item() for o in plain(value).detach().to(torch.double).aminmax()],value.tolist()
     elif isinstance(value, bool) or not isinstance(value, (int,float)) and not isinstance(value, numbers.Real):
-        raise TypeError(f'{name} must be a number, got {value!r}')
+        raise TypeError(f'{name} must be a number, got {value!r}{by_name(value)}')
     else: ends = [value]
     if all(in_range(o, lo, hi, open_lo) for o in ends): return
     rule = 'finite' if inf in ends or -inf in ends else range_rule(lo, hi, open_lo)
@@ -116,6 +125,11 @@ def range_rule(lo, hi, open_lo=False):
     "What `check_range` asks for, in words"
     if hi is None: return 'a number' if lo is None else f'{">" if open_lo else ">="} {lo:g}'
     return f'<= {hi:g}' if lo is None else f'in {"(" if open_lo else "["}{lo:g}, {hi:g}]'
+
+def by_name(o):
+    "A hint where `o` could be weights, which PyTorch takes as third argument"
+    many = isinstance(o, (list,tuple)) or getattr(o, 'ndim', 0)
+    return '; weights are given by name, as weight= or sample_weight=' if many else ''
 
 def is_zero(x): return not isinstance(x, Tensor) and x==0 # a tensor may be learned, and has no value in tracing
 
@@ -172,10 +186,10 @@ def column_factor(o, like, axis=1, name='weight', hi=None):
 # %% ../nbs/00_core.ipynb #18ed75d8
 def check_reduction(reduction):
     "Raise on a word that is no reduction; a callable is a reduction of its own"
-    if callable(reduction) or reduction in ('mean', 'sum', 'none'): return
-    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if callable(reduction) or isinstance(reduction, str) and reduction in ('mean', 'sum', 'none'): return
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}{by_name(reduction)}")
 
-def expand_weight(sample_weight, loss, name='sample_weight'):
+def expand_weight(sample_weight, loss, name='sample_weight', classes=None):
     "One factor per position (N, *) in the dtype of `loss`, from one per position or one per example"
     if not isinstance(sample_weight, Tensor):
         raise TypeError(f'{name} must be a tensor, got {type(sample_weight).__name__}')
@@ -185,16 +199,17 @@ def expand_weight(sample_weight, loss, name='sample_weight'):
     if w.shape == loss.shape: return w
     if w.shape != loss.shape[:1]:
         one = f'{tuple(loss.shape[:1])}' + (f' or {tuple(loss.shape)}' if loss.ndim>1 else '')
-        raise ValueError(f'{name} must have shape {one}, got {tuple(w.shape)}')
+        hint = '; factors per class are given to the loss itself, as weight=' if w.shape==(classes,) else ''
+        raise ValueError(f'{name} must have shape {one}, got {tuple(w.shape)}{hint}')
     return w.reshape(-1, *[1]*(loss.ndim-1)).expand_as(loss)
 
-def left_out(sample_weight, like):
+def left_out(sample_weight, like, classes=None):
     "Which positions (N, *) have no weight; None if that cannot be, since the weight is learned"
     if sample_weight is None: return None
     check_tensors(sample_weight=sample_weight)
     if sample_weight.requires_grad: return None
     # compared before it is cast, since 1e-8 is 0 in float16
-    return expand_weight(sample_weight==0, like)!=0
+    return expand_weight(sample_weight==0, like, classes=classes)!=0
 
 # %% ../nbs/00_core.ipynb #82240e9f
 def check_tensors(**tensors):
@@ -304,6 +319,21 @@ class Examples:
         shape[axis] = C or 3
         return self.from_logits(torch.randn(shape, device=device))
 
+# %% ../nbs/00_core.ipynb #c0623968
+class Positions(Tensor):
+    "Values (N, *) of which `torch.lerp` with one factor per example makes what it should; all else makes plain tensors"
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.lerp, Tensor.lerp) and len(args)==3: args = (*args[:2], each_position(args[2], args[0]))
+        with torch._C.DisableTorchFunctionSubclass(): return func(*args, **(kwargs or {}))
+
+def each_position(factor, values):
+    "One factor per example (N,) such that it multiplies values (N, *)"
+    if not isinstance(factor, Tensor) or factor.ndim!=1: return factor
+    if len(factor)==len(values)>1: return factor.reshape(-1, *[1]*(values.ndim-1))
+    raise ValueError('CutMix gives every pixel the labels of both images, though each pixel shows one of them: '
+        'it cannot mix a mask; MixUp can')
+
 # %% ../nbs/00_core.ipynb #e6066985
 class Loss(Examples, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
@@ -314,6 +344,7 @@ class Loss(Examples, nn.Module):
     def __init_subclass__(cls, of=None, order=None, **kwargs):
         super().__init_subclass__(**kwargs)
         if of is not None: derive_class(cls, of, order)
+        if '__init__' in vars(cls): cls.__init__ = guarded(cls.__init__)
 
     def __init__(self, **params):
         super().__init__()
@@ -348,7 +379,14 @@ class Loss(Examples, nn.Module):
         if self._parameters: warn_untrained(self)
         return self.func(*batch, **kwargs, **params)
 
-    def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
+    def forward(self, *batch, **kwargs):
+        return self.mixable(self.reduced(getattr(self, 'reduction', None), *batch, **kwargs))
+
+    def mixable(self, value):
+        "Values of positions (N, *) know their examples, where fastai's MixUp is about to mix them"
+        if not (self.y_int and getattr(self, 'reduction', None)=='none' and 'fastai.callback.mixup' in sys.modules): return value
+        mixed = isinstance(value, Tensor) and value.ndim>1 and value.requires_grad and is_eager()
+        return value.as_subclass(Positions) if mixed else value
 
     def on_outputs(self,
         outputs, # what a model gave: a dict with `logits`, or a tuple that begins with them
@@ -411,6 +449,24 @@ def derive_class(cls, of, order=None):
     __init__.__doc__ = '\n'.join(f'{k}: {v}' for k,v in notes.items() if k in sig.parameters)
     cls.__init__ = __init__
 
+def guarded(init):
+    "A constructor that says so, where it was called as if it were the loss, as a `Learner` does with a class"
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        try: init(self, *args, **kwargs)
+        except Exception:
+            if not is_batch(args): raise
+            name = type(self).__name__
+            raise TypeError(f'{name} was called with predictions and targets, but it is a class: make a loss first, '
+                f'{name}(...), and call that') from None
+    return __init__
+
+def is_batch(args):
+    "Do arguments begin like those of a loss, with predictions and a target?"
+    if len(args)<2 or not isinstance(args[1], Tensor): return False
+    preds = args[0] if isinstance(args[0], (tuple,list)) else args[:1]
+    return bool(preds) and all(isinstance(o, Tensor) and o.ndim for o in preds)
+
 def module_signature(of, own, order=None):
     "The signature of `of` without predictions, targets and what comes with a batch; `order` names the positional ones"
     ps = {k: p for k,p in inspect.signature(of).parameters.items()
@@ -455,7 +511,7 @@ class ClassLoss(Loss):
         sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
     )->Tensor: # () or (N, *) for 'none'
         "The loss of a batch"
-        return self.reduced(self.reduction, logits, target, sample_weight)
+        return self.mixable(self.reduced(self.reduction, logits, target, sample_weight))
 
     def reduced(self, reduction, logits, target, sample_weight=None):
         return super().reduced(reduction, logits, target, sample_weight=sample_weight)

@@ -248,7 +248,9 @@ def check_reducible(loss):
     if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
     if not callable(loss): raise TypeError(f'loss must be a loss, got {loss!r}')
     if hasattr(loss, 'reduction') or 'reduction' in signature(loss).parameters: return
-    raise TypeError(f'loss must have a reduction to set, or take one, got {loss!r}')
+    got = f'{getattr(loss, "__name__", type(loss).__name__)}{signature(loss)}'
+    raise TypeError('loss must have a reduction to set, or take one: a loss module, or a function '
+        f'(pred, target, reduction) as F.cross_entropy is; got {got}')
 
 def values_of(loss, pred, *target, **kwargs):
     "The values of a loss of others, one per position, and what each counts in its mean, or None for 1"

@@ -13,9 +13,15 @@ __all__ = ['SpanBlock', 'SoftLabelBlock', 'SpanJaccard', 'SpanF1', 'SpanExactMat
            'TrainLoss']
 
 # %% ../nbs/60_learner.ipynb #2fe16ae9
+from .core import load
+load('fastai', 'fastai') # says what brings it, where it is not there
+
+
+# %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
 from fastai.basics import L, is_listy
 from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix
 from fastai.data.block import TransformBlock
 from fastai.learner import AvgMetric, Learner
 from fastai.torch_core import TensorBase, TitledStr, show_title
@@ -120,7 +126,10 @@ class CheckBatch(Callback):
         check_made(self.checked)
 
     def after_pred(self):
-        if not self.done: check_batch(self.checked, self.pred, *self.yb)
+        if self.done: return
+        check_batch(self.checked, self.pred, *self.yb)
+        if any(isinstance(o, CutMix) for o in self.learn.cbs) and self.y.ndim>2:
+            raise ValueError('CutMix mixes the labels of a whole image, so it cannot mix a mask; MixUp can')
         self.done = True
 
 # %% ../nbs/60_learner.ipynb #81e9f8db

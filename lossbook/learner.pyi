@@ -1,9 +1,11 @@
 # written by tools/stubs.py
 # mypy: disable-error-code="override"
 from typing import Any
+from .core import load
 import torch
 from fastai.basics import L, is_listy  # type: ignore
 from fastai.callback.core import Callback  # type: ignore
+from fastai.callback.mixup import CutMix  # type: ignore
 from fastai.data.block import TransformBlock  # type: ignore
 from fastai.learner import AvgMetric, Learner  # type: ignore
 from fastai.torch_core import TensorBase, TitledStr, show_title  # type: ignore

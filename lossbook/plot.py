@@ -16,7 +16,7 @@ import functools, inspect, math, sys, torch, warnings, torch.nn.functional as F
 from copy import deepcopy
 from importlib.resources import files
 from itertools import cycle, islice, takewhile
-from .core import BinaryLoss, ClassLoss, plain
+from .core import BinaryLoss, ClassLoss, load, plain
 from torch import nn, Tensor
 
 # %% ../nbs/04_plot.ipynb #f0b746d0
@@ -24,7 +24,7 @@ def styled(f):
     "Make `f` draw in the style of the book, into `ax` or new axes, and return the axes"
     @functools.wraps(f)
     def _f(*args, ax=None, **kwargs):
-        import matplotlib.pyplot as plt
+        plt = load('matplotlib.pyplot', 'plot')
         plt.switch_backend(plt.get_backend())
         with plt.style.context(str(files('lossbook')/'book.mplstyle')):
             if ax is not None: f(*args, ax=ax, **kwargs)
@@ -81,12 +81,17 @@ def last_point(line):
 # %% ../nbs/04_plot.ipynb #45fa323b
 def unreduced(loss):
     "A copy of `loss`, or of an instance of it, that gives one value per row where it has a way to"
+    check_one(loss)
     if isinstance(loss, type): loss = loss()
     if hasattr(loss, 'reduction'):
         loss = deepcopy(loss)
         loss.reduction = 'none'
     elif 'reduction' in arg_defaults(loss): loss = functools.partial(loss, reduction='none')
     return loss.cpu() if isinstance(loss, nn.Module) else loss
+
+def check_one(loss):
+    if callable(loss): return
+    raise TypeError(f'loss must be one loss, got a {type(loss).__name__}: plot_loss draws several')
 
 def arg_defaults(f):
     "The arguments of `f` that have a default: name -> default"
@@ -293,6 +298,15 @@ def plot_simplex(
     ax.axis('off')
     ax.legend(loc='upper right', bbox_to_anchor=(.22,1), labelspacing=1.2)
 
+# %% ../nbs/04_plot.ipynb #a191f6a0
+def loss_of_two(loss, a, b):
+    "The loss (N,) of pairs of numbers; one that takes something else says so"
+    check_one(loss)
+    try: return loss_rows(loss, a, b)
+    except Exception as e:
+        raise TypeError(f'{loss_name(loss)} is no loss of two numbers ({e}); args= makes what it takes, such as '
+            'lambda a,b: (torch.stack([a,b], 1), target)') from e
+
 # %% ../nbs/04_plot.ipynb #80bff745
 @styled
 def plot_surface(
@@ -306,7 +320,7 @@ def plot_surface(
     "A map of a loss over two numbers, with its minimum"
     xs = torch.linspace(-3, 3, 61) if xs is None else torch.as_tensor(xs)
     ab = torch.cartesian_prod(xs, xs if ys is None else torch.as_tensor(ys))
-    with torch.no_grad(): z = loss_rows(loss, *(args or (lambda a,b: (a,b)))(*ab.T))
+    with torch.no_grad(): z = loss_rows(loss, *args(*ab.T)) if args else loss_of_two(loss, *ab.T)
     i = torch.arange(len(ab)).view(len(xs), -1)
     p,q,r,s = (o.flatten() for o in (i[:-1,:-1], i[1:,:-1], i[1:,1:], i[:-1,1:]))
     paint_map(ax, *ab.T, z, torch.cat([torch.stack(o, 1) for o in ((p,q,r), (p,r,s))]))
@@ -371,7 +385,7 @@ def loss_maker(loss):
 
 def sliders(loss, n_classes=2, **fixed):
     "A widget by name for each parameter that is a number, a switch or a word, and not `fixed`"
-    import ipywidgets as w
+    w = load('ipywidgets', 'plot')
     make,params = loss_maker(loss)
     ok,res = loss_trial(functools.partial(make, **fixed), n_classes),{}
     hints = inspect.signature(type(loss) if is_made(loss) else loss).parameters
@@ -402,9 +416,9 @@ def explore(
     **fixed, # parameters of the loss that get no slider; all else goes to `plot`
 ): # box of widgets, whose `result` is the axes; or the axes, where there are no sliders
     "A picture of a loss with a slider for each of its parameters"
+    check_one(loss)
     make,params = loss_maker(loss)
     own = {k: fixed.pop(k) for k in params if k in fixed}
     def draw(**moved): return plot(make(**own | moved), **fixed)
     if not (has_kernel() if live is None else live): return draw()
-    from ipywidgets import interactive
-    return interactive(draw, clear_output=has_kernel(), **sliders(loss, fixed.get('n_classes', 2), **own))
+    return load('ipywidgets', 'plot').interactive(draw, clear_output=has_kernel(), **sliders(loss, fixed.get('n_classes', 2), **own))

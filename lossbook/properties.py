@@ -21,7 +21,7 @@ from math import inf
 from torch import Tensor, nn
 from typing import NamedTuple
 from .check import Case, name_of
-from .core import Loss, plain
+from .core import Loss, load, plain
 
 # %% ../nbs/03_properties.ipynb #d83daf3b
 def unreduced(
@@ -379,7 +379,7 @@ class Properties:
 
     def to_frame(self):
         "A pandas table with a row for each property"
-        import pandas as pd
+        pd = load('pandas', 'fastai')
         rows = [(m.verdict(),m.number(),m.what) for m in self.measures.values()]
         return pd.DataFrame(rows, list(self.measures), ['holds','number','what it is'])
 

@@ -9,7 +9,7 @@ from math import inf
 from torch import Tensor, nn
 from typing import NamedTuple
 from .check import Case, name_of
-from .core import Loss, plain
+from .core import Loss, load, plain
 
 __all__ = ['is_bounded', 'is_lipschitz', 'is_convex', 'is_symmetric', 'is_proper', 'is_shift_invariant', 'is_margin_like', 'Properties', 'properties']
 def unreduced(loss, x: Tensor, y: Tensor): ...

@@ -1,9 +1,11 @@
-"The first batch: what `check_batch` finds"
-import pytest, torch, torch.nn.functional as F, warnings
+"The first batch: what `check_batch` finds; and what is said where something else was meant, or is missing"
+import inspect, pytest, re, subprocess, sys, torch, torch.nn.functional as F, warnings
+from configparser import ConfigParser
 from functools import partial
+from pathlib import Path
 from torch import nn
 from lossbook.check import loss_classes
-from lossbook.core import check_batch
+from lossbook.core import BinaryLoss, ClassLoss, check_batch
 from lossbook.focal import OHEM
 fl = pytest.importorskip('fastai.losses')
 
@@ -102,3 +104,74 @@ def test_values_of_others(batch):
 def test_values_that_are_no_tensor(batch):
     "A loss may give anything, such as a pair"
     quiet(lambda p,y: (F.cross_entropy(p, y),len(y)), *batch)
+
+# what was meant otherwise
+
+@pytest.mark.parametrize('name', ours)
+def test_class_for_an_instance(name):
+    "A class that is called with a batch says that it is one"
+    cls = OHEM if name=='OHEM' else ours[name]
+    with pytest.raises(TypeError, match=f'{name} was called with predictions and targets, but it is a class'):
+        cls(*ours[name]().example(8))
+    with pytest.raises(TypeError, match=f'got the class {name}: make one'): check_batch(cls, *ours[name]().example(8))
+
+def test_class_in_a_learner():
+    from fastai.basics import DataLoaders, Learner
+    rows = list(zip(torch.randn(8,3), torch.arange(8)%3))
+    learn = Learner(DataLoaders.from_dsets(rows, rows, bs=4, device='cpu'), nn.Linear(3,3), ours['CrossEntropyLoss'])
+    with learn.no_logging(), pytest.raises(TypeError, match='make a loss first, CrossEntropyLoss'): learn.fit(1)
+
+def test_errors_of_constructors_stay():
+    with pytest.raises(ValueError, match='gamma must be >= 0'): ours['FocalLoss'](-1.)
+    with pytest.raises(TypeError, match='too many positional'): ours['CrossEntropyLoss'](*[None]*9)
+    assert str(inspect.signature(OHEM)).startswith('(loss, keep: float = 0.25')
+    assert ours['FocalLoss'](torch.tensor(2.), torch.ones(3))(torch.zeros(2,3), torch.tensor([0,1]))>0
+
+weighted = {k: o for k,o in loss_classes().items() if issubclass(o, (ClassLoss,BinaryLoss)) and 'weight' in o().names}
+
+@pytest.mark.parametrize('name', [k for k in weighted if k not in ('MultiMarginLoss','ActivePassiveLoss','ReverseCrossEntropy')])
+def test_weights_as_third_argument(name):
+    "PyTorch's functions take weights in the third place; here the message says where they go"
+    pred,target = weighted[name]().example(8)
+    for w in (torch.ones(3), [1.,2.,1.]):
+        with pytest.raises((TypeError,ValueError), match='weights are given by name'): weighted[name].func(pred, target, w)
+
+@pytest.mark.parametrize('name', [k for k in weighted if k!='MultiLabelSoftMarginLoss'])
+def test_class_weights_with_a_batch(name):
+    pred,target = weighted[name]().example(8)
+    with pytest.raises(ValueError, match='factors per class are given to the loss itself, as weight='):
+        weighted[name]()(pred, target, torch.ones(3))
+
+def brings(extra):
+    "What an extra of settings.ini installs, and what that is known to need"
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(Path(__file__).parent.parent/'settings.ini')
+    names = set(re.findall(r'[\w-]+(?=>=)', cfg['DEFAULT'][f'{extra}_requirements']))
+    return names | ({'pandas'} if 'fastai' in names else set())
+
+without = """
+import importlib, sys, torch.nn.functional as F
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ('fastai','matplotlib','pandas','ipywidgets'): raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Missing())
+import lossbook as lb
+def fastai(): from lossbook import SpanBlock
+def picture(): lb.plot_loss(F.cross_entropy)
+def sliders(): lb.explore(lb.FocalLoss, live=True)
+def rows(): lb.catalog.catalog().to_frame()
+def report(): lb.check_loss(F.cross_entropy).to_frame()
+def measured(): lb.properties.properties(lb.FocalLoss()).to_frame()
+for f in (fastai, picture, sliders, rows, report, measured):
+    try: f()
+    except ModuleNotFoundError as e: print(e)
+"""
+
+def test_missing_packages():
+    "What is not installed is named, with the extra that brings it"
+    res = subprocess.run([sys.executable, '-c', without], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert res.returncode==0, res.stderr
+    found = [re.fullmatch(r"(\w+)\S* is missing; pip install 'lossbook\[(\w+)\]' brings it", o) for o in res.stdout.splitlines()]
+    assert all(found), res.stdout
+    assert [o[1] for o in found]==['fastai','matplotlib','ipywidgets','pandas','pandas','pandas']
+    for o in found: assert o[1] in brings(o[2])

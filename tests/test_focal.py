@@ -183,6 +183,7 @@ def test_ohem_around_losses_of_others():
 def test_ohem_refuses():
     for bad,say in ((3,'got 3'), (nn.CrossEntropyLoss,'got the class CrossEntropyLoss'), (lambda x,y: x,'must have a reduction')):
         with expect_fail(TypeError, say): OHEM(bad)
+    with expect_fail(TypeError, 'as F.cross_entropy is; got <lambda>(x, y)'): OHEM(lambda x,y: F.cross_entropy(x, y))
     with expect_fail(ValueError, "reduction must be 'mean', 'sum' or 'none', got 'max'"): OHEM(FocalLoss(), reduction='max')
 
 def test_ohem_traced():

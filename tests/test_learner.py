@@ -1,8 +1,8 @@
 "fastai's data blocks, metrics and callbacks on spans and soft labels"
-import pytest, torch, warnings
-from fastai.basics import Callback, DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock
+import copy, pickle, pytest, torch, warnings
+from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock
 from fastai.basics import accuracy, defaults, nn, set_seed
-from fastai.callback.all import MixUp, ProgressCallback
+from fastai.callback.all import Callback, CutMix, MixUp, ProgressCallback
 from torch import tensor
 from lossbook.check import loss_classes
 from lossbook.core import ClassLoss
@@ -301,3 +301,77 @@ def test_ask_teacher_after_a_failed_fit():
     learn.ask_teacher.teacher = nn.Linear(4, 3)
     fit(learn, 1)
     assert isinstance(learn.loss_func, DistillationLoss)
+
+class Kept(Callback):
+    "The last training batch, what it was mixed with, and its loss"
+    run_valid = False
+    def after_loss(self):
+        mix = next(o for o in self.learn.cbs if isinstance(o, (MixUp,CutMix)))
+        self.batch = self.pred.detach(),self.y,mix.yb1[0],mix.lam,self.learn.loss_grad.item()
+
+def dense(loss, *cbs, size=16, n_out=3, target=None):
+    "A learner of masks as wide as a batch is long"
+    set_seed(42)
+    y = torch.randint(3, (32,16,size)) if target is None else target
+    rows = list(zip(torch.randn(32,2,16,size), y))
+    return Learner(DataLoaders.from_dsets(rows, rows[:16], bs=16, device='cpu'), nn.Conv2d(2,n_out,1), loss, cbs=cbs)
+
+# NLLLoss takes no scores, and MultiMarginLoss one target per example
+dense_losses = {k: o for k,o in class_losses.items() if k not in ('NLLLoss','MultiMarginLoss')}
+
+@pytest.mark.parametrize('size', [16,12])
+@pytest.mark.parametrize('name', dense_losses)
+def test_dense_mixup(name, size):
+    "fastai's MixUp mixes the loss of each example with its own factor, also where a mask is as wide as a batch is long"
+    loss = dense_losses[name]()
+    learn = dense(loss, MixUp(.4), kept := Kept(), size=size)
+    fit(learn, 1)
+    pred,y,y1,lam,got = kept.batch
+    assert lam.shape==(16,) and lam.unique().numel()>1
+    each = [loss.reduced('none', pred, o).flatten(1).mean(1) for o in (y1,y)]
+    torch.testing.assert_close(got, torch.lerp(*each, lam).mean().item(), rtol=1e-4, atol=1e-5)
+    assert loss.reduction=='mean' and learn.get_preds(with_loss=True)[2].shape==(16,)
+
+def test_dense_soft_mixup():
+    "Soft masks are mixed by the same factors"
+    y = torch.rand(32,3,16,16).softmax(1)
+    loss = SoftLabelCrossEntropy()
+    fit(dense(loss, MixUp(.4), kept := Kept(), target=y), 1)
+    pred,y,y1,lam,got = kept.batch
+    want = loss(pred, torch.lerp(y1, y, lam[:,None,None,None]))
+    torch.testing.assert_close(got, want.item(), rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('name', ['FocalLoss','SoftLabelCrossEntropy','OHEM'])
+def test_dense_cutmix(name):
+    "CutMix gives both labels to every pixel, so masks are refused"
+    with pytest.raises(ValueError, match='CutMix .* mask'): fit(dense(class_losses[name](), CutMix()), 1)
+
+def test_dense_cutmix_of_labels():
+    "fastai blurs the masks of a binary loss before any loss sees them; CheckBatch sees that"
+    y = torch.randint(2, (32,1,16,16)).float()
+    loss = loss_classes()['BinaryFocalLoss']()
+    with pytest.raises(ValueError, match='CutMix .* mask'): fit(dense(loss, CutMix(), CheckBatch(), n_out=1, target=y), 1)
+    fit(dense(loss, MixUp(), CheckBatch(), n_out=1, target=y), 1)
+
+def test_cutmix_of_images():
+    "One label per image is mixed by the share of the patch"
+    set_seed(42)
+    rows = list(zip(torch.randn(32,2,16,16), torch.randint(3, (32,))))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(512,3))
+    loss,kept = SoftLabelCrossEntropy(),Kept()
+    fit(Learner(DataLoaders.from_dsets(rows, rows, bs=16, device='cpu'), model, loss, cbs=[CutMix(), kept, CheckBatch()]), 1)
+    pred,y,y1,lam,got = kept.batch
+    torch.testing.assert_close(got, torch.lerp(loss(pred, y1), loss(pred, y), lam).item(), rtol=1e-4, atol=1e-5)
+
+def test_own_mean_of_positions():
+    "A loss that is set to 'none' gives values that are tensors in every other way"
+    loss = loss_classes()['FocalLoss']()
+    loss.reduction = 'none'
+    x,y = torch.randn(4,3,5,5, requires_grad=True),torch.randint(3, (4,5,5))
+    v = loss(x, y)
+    torch.testing.assert_close(v.detach().as_subclass(torch.Tensor), loss.reduced('none', x, y).detach())
+    mask = torch.rand(4,5,5)>.5
+    assert type((v*mask).mean()) is torch.Tensor and v[mask].shape==(int(mask.sum()),)
+    (v*mask).mean().backward()
+    assert pickle.loads(pickle.dumps(v.detach())).equal(v) and copy.deepcopy(v.detach()).equal(v)
+    assert torch.lerp(v, v, .5).allclose(v) and torch.stack([v,v]).shape==(2,4,5,5)

@@ -13,6 +13,7 @@ ROOT = Path(lossbook.__file__).parent.parent
 def undisturbed():
     "No picture changes a setting of matplotlib or the seed of PyTorch, and none is left open"
     plt.ioff()
+    plt.get_backend() # found only when it is asked for
     before,seed = plt.rcParams.copy(),torch.get_rng_state()
     yield
     assert plt.rcParams==before and torch.equal(torch.get_rng_state(), seed)
@@ -119,6 +120,24 @@ def test_into_axes():
     assert plot_loss(focal, grad=True, ax=axs) is axs and len(axs[1].lines)==1
     assert plot_simplex(F.cross_entropy, 0, ax=axs[1]) is axs[1]
     assert plot_surface(lambda a,b: (a-b)**2, ax=axs[1]) is axs[1]
+
+@pytest.mark.parametrize('name', ['FocalLoss','BinaryFocalLoss','SpanLoss'])
+def test_surface_of_another_batch(name):
+    "A loss that is not of two numbers says what it needs"
+    loss = getattr(lossbook, name)()
+    with pytest.raises(TypeError, match=f'{name} is no loss of two numbers .*; args= makes what it takes'): plot_surface(loss)
+    assert not plt.get_fignums()
+
+def test_surface_with_args():
+    from lossbook.focal import FocalLoss
+    def logits(a, b): return torch.stack([a,b], 1),torch.zeros(len(a)).long()
+    assert plot_surface(FocalLoss(), logits).lines
+
+@pytest.mark.parametrize('draw', [explore, plot_surface, lambda o: plot_simplex(o, 0), lambda o: explore(o, live=True)])
+def test_one_loss(draw):
+    "What draws one loss names what draws several"
+    with pytest.raises(TypeError, match='loss must be one loss, got a list: plot_loss draws several'):
+        draw([nn.CrossEntropyLoss(), F.cross_entropy])
 
 def test_nothing_half_drawn():
     with pytest.raises(ValueError, match='the loss is finite nowhere'): plot_surface(lambda a,b: a/0)
