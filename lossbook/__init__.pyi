@@ -15,6 +15,7 @@ from . import properties as properties
 from . import regression as regression
 from . import soft_labels as soft_labels
 from . import span as span
+from . import training as training
 from . import all as all
 from .bi_tempered import BiTemperedLoss as BiTemperedLoss
 from .bi_tempered import bi_tempered_loss_with_logits as bi_tempered_loss_with_logits
@@ -30,6 +31,7 @@ from .core import Loss as Loss
 from .core import assert_same as assert_same
 from .core import check_batch as check_batch
 from .core import check_range as check_range
+from .core import sum_and_norm as sum_and_norm
 from .cross_entropy import BCELoss as BCELoss
 from .cross_entropy import BCEWithLogitsLoss as BCEWithLogitsLoss
 from .cross_entropy import CrossEntropyLoss as CrossEntropyLoss
@@ -149,5 +151,8 @@ from .span import span_exact_match as span_exact_match
 from .span import span_f1 as span_f1
 from .span import span_jaccard as span_jaccard
 from .span import span_loss as span_loss
+from .training import ExactAccumulation as ExactAccumulation
+from .training import ScheduleLoss as ScheduleLoss
+from .training import losses_for as losses_for
 
 __version__: str
