@@ -62,6 +62,7 @@ from .learner import SpanBlock as SpanBlock
 from .learner import SpanExactMatch as SpanExactMatch
 from .learner import SpanF1 as SpanF1
 from .learner import SpanJaccard as SpanJaccard
+from .learner import TrainLoss as TrainLoss
 from .margin import CosineEmbeddingLoss as CosineEmbeddingLoss
 from .margin import HingeEmbeddingLoss as HingeEmbeddingLoss
 from .margin import LambdaRankLoss as LambdaRankLoss

@@ -117,7 +117,7 @@ def with_setting(
 ):
     "A copy of a loss with other parameters, or a function with keywords bound"
     if isinstance(loss, Loss) and all(k in loss.names for k in params):
-        return type(loss)(**{**deepcopy(loss.params()), **params})
+        return loss.with_params(**params)
     for k,v in params.items():
         if holder(loss, k) is not None:
             loss = copied(loss)

@@ -12,7 +12,8 @@ wrong shape. To learn about a loss, start at its own chapter; to write one, go o
 __all__ = ['sum_and_norm', 'assert_same', 'check_range', 'Loss', 'ClassLoss', 'BinaryLoss', 'check_batch']
 
 # %% ../nbs/00_core.ipynb #234bc201
-import inspect, numbers, re, torch
+import inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
+from copy import deepcopy
 from collections.abc import Mapping
 from math import inf
 from torch import nn, Tensor
@@ -214,6 +215,7 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
     shape,nd = tuple(scores.shape),scores.ndim
     axis = check_axis(axis, shape, name)
     pos,soft = shape[:axis]+shape[axis+1:],target.is_floating_point()
+    if not soft: target = drop_axis(target, shape, axis)
     if target.shape != (shape if soft else pos): refuse_target(target, shape, pos, name)
     if target.dtype==torch.bool or target.is_complex():
         raise TypeError(f'target must be integer or floating point, got {target.dtype}')
@@ -228,6 +230,11 @@ def class_batch(scores, target, axis=1, ignore_index=-100, name='logits'):
     elif axis!=1: scores,target = scores.movedim(axis,1),target.movedim(axis,1) if soft else target
     return scores,target,pos,valid
 
+def drop_axis(target, shape, axis):
+    "Class indices (N, 1, *) beside scores (N, C, *) as (N, *); with one class that might be a distribution"
+    if target.ndim!=len(shape) or shape[axis]==1: return target
+    return target.squeeze(axis) if target.shape == shape[:axis]+(1,)+shape[axis+1:] else target
+
 def refuse_target(target, shape, pos, name):
     "Say what is wrong with the shape of a target"
     soft = target.is_floating_point()
@@ -235,8 +242,10 @@ def refuse_target(target, shape, pos, name):
         want = 'integer' if soft else 'floating point'
         form = 'class indices' if soft else 'a distribution'
         raise TypeError(f'target must be {want} to be {form} of shape {tuple(target.shape)}, got {target.dtype}')
+    fits = [] if soft else [i for i in range(1, len(shape)) if target.shape == shape[:i]+shape[i+1:]]
+    hint = f'; axis={-1 if fits[-1]==len(shape)-1 else fits[-1]} would fit' if fits else ''
     raise ValueError(f'target must have shape {pos} (class indices) or {shape} (a distribution) '
-        f'for {name} of shape {shape}, got {tuple(target.shape)}')
+        f'for {name} of shape {shape}, got {tuple(target.shape)}{hint}')
 
 def check_index(target, n_classes, ignore_index=-100, read=False):
     "Raise if an index is no class, where looking is free; gives the positions that count, or None if all do"
@@ -328,10 +337,15 @@ class Loss(Examples, nn.Module):
         "The parameters by name, as the constructor takes them"
         return {k: getattr(self, k) for k in self.names}
 
+    def with_params(self, **params):
+        "A copy of the loss with other parameters"
+        return type(self)(**{**deepcopy(self.params()), **params})
+
     def reduced(self, reduction, *batch, **kwargs):
         "The loss of a batch under another reduction; the module stays as it is"
         params = {k: v for k,v in self.params().items() if k not in self.extra}
         if 'reduction' in params: params['reduction'] = reduction
+        if self._parameters: warn_untrained(self)
         return self.func(*batch, **kwargs, **params)
 
     def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
@@ -353,6 +367,19 @@ class Loss(Examples, nn.Module):
     def check_values(self, pred, *target):
         "Raise if a value of the targets breaks a rule; what is free to check, the function checks"
 
+    def keep_parts(self, parts, reduction):
+        "Keep the values of `parts`, {name: (loss, sample_weight, norm)}, for a look at them after the call"
+        # what a transform such as vmap computes does not live on after it
+        if torch._C._are_functorch_transforms_active() or not (is_eager() or torch.compiler.is_compiling()): return
+        # a reduction that picks rows by their loss would pick others for each part
+        if callable(reduction): reduction = 'mean'
+        self.parts = {k: reduce(v.detach(), reduction, *weights) for k,(v,*weights) in parts.items()}
+
+    def __add__(self, other): return SumLoss([self, other]) if isinstance(other, Loss) else NotImplemented
+    def __radd__(self, other): return self if isinstance(other, int) and other==0 else NotImplemented # of `sum`
+    def __mul__(self, factor): return SumLoss([self], [factor])
+    __rmul__ = __mul__
+
     def extra_repr(self):
         def show(v): return v.tolist() if isinstance(v, Tensor) else v
         return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
@@ -361,7 +388,7 @@ class Loss(Examples, nn.Module):
 def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
 
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths','var'
+BATCH = 'sample_weight','mask','lengths','var','negatives','target'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
@@ -400,6 +427,22 @@ def comments(f):
     except (OSError, TypeError): return {}
     head = re.split(r'^\s*\)|^    def ', src, maxsplit=1, flags=re.M)[0]
     return dict(re.findall(r'^\s+(\w+)\b.*?# (.*)$', head, re.M))
+
+# %% ../nbs/00_core.ipynb #afe96ea9
+looked = weakref.WeakKeyDictionary() # loss -> the optimiser that it has looked at
+
+def warn_untrained(loss):
+    "Warn once if a Learner trains with `loss` and its optimiser does not know the parameters of the loss"
+    if not is_eager() or not torch.is_grad_enabled() or 'fastai.learner' not in sys.modules: return
+    f = sys._getframe(1)
+    while f is not None and f.f_code.co_name!='_do_one_batch': f = f.f_back
+    learn = None if f is None else f.f_locals.get('self')
+    opt = getattr(learn, 'opt', None)
+    if opt is None or not learn.training or looked.get(loss)==id(opt): return
+    looked[loss],known = id(opt),{id(p) for g in opt.param_lists for p in g}
+    names = [k for k,p in loss.named_parameters() if p.requires_grad and id(p) not in known]
+    if names: warnings.warn(f'{type(loss).__name__}: {", ".join(names)} will not train, as the optimiser of the '
+        'Learner does not know it; give the Learner cbs=TrainLoss() of lossbook.learner', stacklevel=2)
 
 # %% ../nbs/00_core.ipynb #6d9751ab
 class ClassLoss(Loss):
@@ -465,6 +508,84 @@ class BinaryLoss(Loss):
         check_label(y, keep, read=True)
         if y.is_floating_point(): check_nonneg(y if keep is None else y[keep], 'target')
 
+# %% ../nbs/00_core.ipynb #b50e3627
+def pair(loss, norm): return loss,norm # a reduction that leaves everything as it is
+
+def per_example(loss, norm):
+    "The mean (N,) over the positions of an example that count, and which examples do"
+    if loss.ndim<2: return loss,norm
+    loss = loss.flatten(1)
+    if norm is None: return loss.sum(1)/max(loss.shape[1], 1),None
+    n = (norm.flatten(1)!=0).sum(1)
+    return loss.sum(1)/n.clamp(min=1),(n>0).to(loss.dtype)
+
+class SumLoss(Loss):
+    "Losses that are added, each times a factor; made by `+` and `*`"
+    parts = {} # what each loss contributed to the last call
+    y_int = property(lambda self: self.losses[0].y_int)
+    n_preds = property(lambda self: getattr(self.losses[0], 'n_preds', None))
+    def __init__(self,
+        losses, # losses of this book, sums among them
+        factors=None, # a number for each, by default 1
+        reduction:str|None=None, # 'mean', 'sum' or 'none'; by default that of the losses
+    ):
+        nn.Module.__init__(self)
+        flat,self.names = [],('losses','factors','reduction')
+        for o,f in zip(losses, [1]*len(losses) if factors is None else factors):
+            check_range(f, 'factor')
+            if isinstance(f, Tensor): raise TypeError(f'factor must be a number, got {f!r}')
+            if isinstance(o, SumLoss): flat += [(a, f*b) for a,b in zip(o.losses, o.factors)]
+            else: flat.append((o,f))
+        self.losses,self.factors = nn.ModuleList(o for o,_ in flat),tuple(f for _,f in flat)
+        # what these say, the losses must agree on; a sum among them has its own reduction
+        for k in ('axis','thresh','y_int','reduction'):
+            vals = [getattr(o, k) for o in (losses if k=='reduction' else self.losses) if hasattr(o, k)]
+            if k=='reduction' and reduction is not None or not vals: continue
+            for v in vals[1:]:
+                if v==vals[0]: continue
+                raise ValueError(f'the losses of a sum must have one {k}, got {vals[0]!r} and {v!r}')
+        self.reduction = vals[0] if reduction is None else reduction
+        check_reduction(self.reduction)
+
+    def values(self, *batch, **kwargs):
+        "Name, factor, values and what they count, of each loss"
+        count = {}
+        for o,f in zip(self.losses, self.factors):
+            name = type(o).__name__
+            count[name] = n = count.get(name, 0)+1
+            yield f'{name} {n}' if n>1 else name,f,*o.reduced(pair, *batch, **kwargs)
+
+    def combined(self, values, reduction):
+        check_reduction(reduction)
+        if reduction=='mean': return sum(f*reduce(v, norm=n) for _,f,v,n in values)
+        if any(v.shape!=values[0][2].shape for _,_,v,_ in values):
+            values = [(k,f,*per_example(v, n)) for k,f,v,n in values]
+        total = sum(f*v for _,f,v,_ in values)
+        return reduce(total, reduction, norm=next((n for *_,n in values if n is not None), None))
+
+    def reduced(self, reduction, *batch, **kwargs): return self.combined([*self.values(*batch, **kwargs)], reduction)
+
+    def forward(self, *batch, **kwargs):
+        "The loss of a batch, whose parts are kept in `parts`"
+        values = [*self.values(*batch, **kwargs)]
+        self.keep_parts({k: (f*v,None,n) for k,f,v,n in values}, self.reduction)
+        return self.combined(values, self.reduction)
+
+    @property
+    def task(self): # as `check_loss` calls it
+        first = self.losses[0]
+        if isinstance(first, (ClassLoss,BinaryLoss)): return 'classes' if isinstance(first, ClassLoss) else 'binary'
+        return getattr(first, 'task', None)
+
+    def extra_repr(self): return f'factors={self.factors}, reduction={self.reduction!r}'
+    def activation(self, x): return self.losses[0].activation(x)
+    def decodes(self, x): return self.losses[0].decodes(x)
+    def from_logits(self, x): return self.losses[0].from_logits(x)
+    def per_class(self): return next((c for o in self.losses if (c := o.per_class())[0]), (None,None))
+    def example(self, n=4): return next((o for o in self.losses if o.per_class()[0]), self.losses[0]).example(n)
+    def check_values(self, *batch, **kwargs):
+        for o in self.losses: o.check_values(*batch, **kwargs)
+
 # %% ../nbs/00_core.ipynb #1663d363
 def check_class_values(target, n_classes, axis=1, ignore_index=-100, sample_weight=None):
     "Raise if an index is no class, a distribution is negative or does not sum to 1, or a weight is negative"
@@ -484,12 +605,88 @@ def check_nonneg(x, name):
     bad = x[~(x>=0)]
     if bad.numel(): raise ValueError(f'{name} must be >= 0, got {bad[0].item():g}')
 
+# %% ../nbs/00_core.ipynb #e33fa829
+def check_made(loss):
+    "Raise if a loss is a class that was not called"
+    if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
+
+def wrapped(loss):
+    "A loss, then what it wraps: `OHEM`, `functools.partial` and fastai's losses hold another one"
+    if isinstance(loss, Loss): inner = getattr(loss, 'loss', None) if loss.func is None else None
+    else: inner = getattr(loss, 'func', None)
+    return [loss] if inner is None else [loss, *wrapped(inner)]
+
+def inner_function(loss):
+    "'softmax' or 'sigmoid' where a loss has it in it, else None"
+    last = wrapped(loss)[-1]
+    if isinstance(last, Loss):
+        if pred_name(last)!='logits': return None
+        return 'softmax' if isinstance(last, ClassLoss) else 'sigmoid' if isinstance(last, BinaryLoss) else None
+    if isinstance(last, (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)): return 'sigmoid'
+    if last is F.binary_cross_entropy_with_logits: return 'sigmoid'
+    return 'softmax' if isinstance(last, nn.CrossEntropyLoss) or last is F.cross_entropy or first_attr(loss, 'y_int', False) else None
+
+def first_attr(loss, name, default):
+    "An attribute of a loss, or of what it wraps"
+    return next((o for o in (getattr(l, name, None) for l in wrapped(loss)) if o is not None), default)
+
+def pred_name(loss):
+    "What a loss of this book calls its predictions"
+    last = wrapped(loss)[-1]
+    return next(iter(inspect.signature(last.func or last.forward).parameters)) if isinstance(last, Loss) else 'pred'
+
+def check_others(loss, kind, pred, target):
+    "The values of a target for a loss from elsewhere, where it is known which it takes"
+    if kind=='sigmoid': return check_label(plain(target), read=True)
+    axis,ignored = first_attr(loss, 'axis', 1),first_attr(loss, 'ignore_index', -100)
+    if kind and pred.ndim>1 and target.numel(): check_class_values(target, pred.shape[axis], axis, ignored)
+
+def check_finite(value, pred, name):
+    "Raise if a loss is no number, and say so of the scores if they are none"
+    if not isinstance(value, Tensor) or value.isfinite().all(): return
+    xs = [o for o in (pred if isinstance(pred, (tuple,list)) else [pred]) if isinstance(o, Tensor)]
+    n,total = sum(o.isnan().sum().item() for o in xs),sum(o.numel() for o in xs)
+    if n: raise ValueError(f'{name} must be numbers, got nan in {n} of {total}')
+    if any((o==inf).any() for o in xs): raise ValueError(f'{name} must be finite, got inf')
+    raise ValueError(f'the loss of a batch must be finite, got {value[~value.isfinite()][0].item()}')
+
+def made_by(x):
+    "The operation that made `x`, not counting views and copies; '' where there is no graph"
+    views = 'View|Reshape|Squeeze|Unsqueeze|Slice|Select|Index|Clone|Alias|ToCopy|Permute|Transpose|T|UnsafeView'
+    f = x.grad_fn
+    while f and re.fullmatch(f'_?({views})Backward\\d*', f.name()): f = f.next_functions[0][0]
+    return f.name() if f else ''
+
+def likely_mistake(x, y, name, kind, axis):
+    "What is probably wrong with scores that a loss accepts, in words; None if nothing is"
+    lo,hi = (o.item() for o in x.detach().float().aminmax())
+    between = f'the values of {name} lie between 0 and 1'
+    if kind=='softmax' and x.ndim>1:
+        if axis==1 and x.ndim>2 and x.shape[1]==x.shape[-1] and y.shape==x.shape[:-1]:
+            return f'axis 1 and the last axis of {name} have the same length, {x.shape[1]}: this loss has its classes on ' \
+                'axis 1, and a language model, which has them on the last, needs axis=-1'
+        off = (x.detach().float().sum(axis)-1).abs().max()
+        if lo>=0 and hi<=1 and hi>lo and off<(1e-3 if x.dtype in (torch.float, torch.double) else 2e-2):
+            return f'{between} and sum to 1 over the classes, as after a softmax; the softmax is in the loss, which takes scores'
+    linear = made_by(x).startswith(('Addmm','Mm','Bmm','Baddbmm','Convolution','Linear','Mkldnn'))
+    if kind=='sigmoid' and x.numel()>3 and lo>=0 and hi<=1 and hi>0 and not linear:
+        return f'{between}, as after a sigmoid; the sigmoid is in the loss, which takes scores'
+
 # %% ../nbs/00_core.ipynb #c2192c1b
 def check_batch(
-    loss:Loss, # a loss of this book
+    loss, # a loss of this book; of one from elsewhere less is known
     pred:Tensor, # what the network gave
     *target, # what the loss is called with besides
 ):
-    "Call `loss` on a batch and raise if a shape, a dtype or any value breaks its rules"
-    loss(pred, *target)
-    loss.check_values(pred, *target)
+    "Call `loss` on a batch, raise if a shape, a dtype or any value breaks its rules, and warn of likely mistakes"
+    check_made(loss)
+    own,kind = isinstance(loss, Loss),inner_function(loss)
+    usual = isinstance(pred, Tensor) and target and isinstance(target[0], Tensor)
+    # before the call, which on an accelerator a wrong index would not survive
+    if usual and not own: check_others(loss, kind, pred, target[0])
+    value = loss(pred, *target)
+    if own: loss.check_values(pred, *target)
+    check_finite(value, pred, pred_name(loss))
+    if not (usual and pred.numel()): return
+    text = likely_mistake(pred, target[0], pred_name(loss), kind, first_attr(loss, 'axis', 1))
+    if text: warnings.warn(text, stacklevel=2)

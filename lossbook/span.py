@@ -15,7 +15,7 @@ __all__ = ['distance_loss', 'DistanceLoss', 'span_loss', 'SpanLoss', 'best_span'
 import torch, torch.nn.functional as F
 from torch import Tensor
 from .core import Loss, can_read, check_class_values, check_int, check_nonneg
-from .core import check_range, check_scores, check_tensors, is_eager, is_zero
+from .core import check_range, check_scores, check_tensors, is_zero
 from .core import left_out, on_device, plain, reduce, to_float
 from .blocks import class_loss, one_hot
 
@@ -151,17 +151,9 @@ class SpanLoss(DistanceLoss, of=span_loss):
             sample_weight=sample_weight)
         how = kwargs.pop('reduction')
         parts,keep = span_parts(*args, **kwargs)
-        self.keep_parts(parts, how, sample_weight, keep)
+        named = zip(('start','end','distance'), parts)
+        self.keep_parts({k: (o,sample_weight,keep) for k,o in named}, how)
         return reduce(sum(parts), how, sample_weight, keep)
-
-    def keep_parts(self, parts, how, *weights):
-        # what a transform such as vmap computes does not live on after it
-        if torch._C._are_functorch_transforms_active(): return
-        if not (is_eager() or torch.compiler.is_compiling()): return
-        # a reduction that picks rows by their loss would pick others for each part
-        if callable(how): how = 'mean'
-        values = (reduce(o.detach(), how, *weights) for o in parts)
-        self.parts = dict(zip(('start','end','distance'), values))
 
 # %% ../nbs/20_span.ipynb #565596eb
 def best_span(

@@ -123,3 +123,16 @@ def test_closures_are_seen():
     for f in (lambda nll: gce(nll, q), partial(gce, q=q)):
         g, = torch.autograd.grad(class_loss(x.requires_grad_(), y, f), q)
         assert g!=0
+
+@pytest.mark.parametrize('shape,axis', [((4,3),1), ((4,3,2,5),1), ((4,2,3),-1)])
+def test_index_with_an_axis_of_one(shape, axis):
+    "Integers with a 1 where the scores have their classes are the indices that they look like"
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(x[...,0].numel() if axis==-1 else x[:,0].numel()).remainder(3).reshape(x.select(axis, 0).shape)
+    y[0] = -100
+    assert_same(class_loss(x, y.unsqueeze(axis), axis=axis), class_loss(x, y, axis=axis))
+    assert class_loss(x, y.unsqueeze(axis), axis=axis, reduction='none').shape==y.shape
+    with pytest.raises(TypeError, match='to be a distribution'):
+        class_loss(x.narrow(axis, 0, 1), 0*y.unsqueeze(axis), axis=axis)
+    with pytest.raises(ValueError, match='target must have shape'): class_loss(x, y.unsqueeze(axis).float(), axis=axis)
+    with pytest.raises(TypeError, match='target must be integer or floating point'): class_loss(x, y.unsqueeze(axis)==1, axis=axis)
