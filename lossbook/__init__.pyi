@@ -20,6 +20,7 @@ from . import regression as regression
 from . import segmentation as segmentation
 from . import soft_labels as soft_labels
 from . import span as span
+from . import training as training
 from . import all as all
 from .bi_tempered import BiTemperedLoss as BiTemperedLoss
 from .bi_tempered import bi_tempered_loss_with_logits as bi_tempered_loss_with_logits
@@ -223,5 +224,8 @@ from .span import span_exact_match as span_exact_match
 from .span import span_f1 as span_f1
 from .span import span_jaccard as span_jaccard
 from .span import span_loss as span_loss
+from .training import ExactAccumulation as ExactAccumulation
+from .training import ScheduleLoss as ScheduleLoss
+from .training import losses_for as losses_for
 
 __version__: str

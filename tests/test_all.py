@@ -101,4 +101,4 @@ for o in ('fastai','fastcore','fastprogress','fasttransform','matplotlib','panda
 from lossbook.all import *
 import lossbook.all as a
 print(*a.__all__)'''
-    assert set(lossbook.all.__all__) - set(run(code)) == {k for k,m in exported.items() if m=='lossbook.learner'}
+    assert set(lossbook.all.__all__) - set(run(code)) == {k for k,m in exported.items() if m in ('lossbook.learner','lossbook.training')}
