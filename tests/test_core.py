@@ -124,7 +124,7 @@ def test_class_in_a_learner():
 def test_errors_of_constructors_stay():
     with pytest.raises(ValueError, match='gamma must be >= 0'): ours['FocalLoss'](-1.)
     with pytest.raises(TypeError, match='too many positional'): ours['CrossEntropyLoss'](*[None]*9)
-    assert str(inspect.signature(OHEM)).startswith('(loss, keep: float = 0.25')
+    assert str(inspect.signature(OHEM)).startswith('(loss, keep: float = 0.5')
     assert ours['FocalLoss'](torch.tensor(2.), torch.ones(3))(torch.zeros(2,3), torch.tensor([0,1]))>0
 
 weighted = {k: o for k,o in loss_classes().items() if issubclass(o, (ClassLoss,BinaryLoss)) and 'weight' in o().names}
