@@ -58,6 +58,16 @@ check-style:
 check-fresh:
 	@$(PY) tools/docs.py fresh
 
+.venv/site: .venv/ready
+	@$(PY) -m pip install -q -c constraints.txt -e '.[site]'
+	@cd .venv && npm pack --silent axe-core@4.10.3 >/dev/null && mkdir -p axe && tar xzf axe-core-4.10.3.tgz -C axe
+	@touch $@
+
+site-test: ## the rendered site in Chromium: nothing cut, accessible, offline, links land, search finds
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then \
+	  $(MAKE) --no-print-directory .venv/site && AXE=.venv/axe/package/axe.min.js $(PY) -m pytest -p no:xdist tests/browser.py; \
+	else echo "make site-test: left out, since chromium, chromedriver or npm was not found"; fi
+
 # the versions that settings.ini names as the oldest; FLOORS='torch==2.9.1 ...' tries others, FLOOR_PIP goes to pip
 FLOOR ?= .venv-floor
 FLOOR_PYTHON ?= python3.10
@@ -93,4 +103,4 @@ save: .venv/bench ## export, then run every notebook and save its outputs
 clean: ## remove the environments and everything that is built, but not docs/
 	@rm -rf .venv .venv-floor _proc build dist *.egg-info quickstart.png .pytest_cache .mypy_cache .hypothesis
 
-.PHONY: help tools book docs test test-floor check-notebooks check-contract check-style check-fresh evidence bench save clean
+.PHONY: help tools book docs test site-test test-floor check-notebooks check-contract check-style check-fresh evidence bench save clean

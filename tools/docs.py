@@ -25,7 +25,7 @@ lib = get_config(root).lib_name
 parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
     4: 'Margins and pairs', 6: 'fastai and the catalogue'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
-origin,findings = {},[]  # the notebook of each page; what is wrong
+origin,findings,entry_names = {},[],{}  # the notebook of each page; what is wrong; the entries of each page
 
 def fail(*lines):
     "Print one line per finding and stop"
@@ -231,6 +231,7 @@ def stage():
         page = next((page_of(p) for p in code if line in code[p].splitlines()), 'nbs')
         find(page, f'imports need a cell of their own: {line}')
     entries = {page_of(p): entry_ids(nb.cells) for p,nb in staged.items()}
+    entry_names.update({k: set(v.values()) for k,v in entries.items()})
     exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
     modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
     for p,nb in staged.items():
@@ -265,11 +266,28 @@ def skip_folded(rules):
         state.tokens = tokens
     rules.search_text = unfolded
 
+def found(o, words):
+    "A row of the search index: formulas as text, what kind it is, the words that its chapter wants to be found by"
+    tex = re.sub(r'\\(?:mathrm|text|frac|operatorname|[,;! ()\[\]])|[{}]', '', o['text'])
+    o = dict(o, text=re.sub(r'\\([a-z]+)', r'\1', tex))
+    o.pop('objectID')
+    path,_,frag = o['href'].partition('#')
+    if frag in entry_names.get(path, ()): o['entry'] = 1
+    if frag == 'setup' or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
+    if not frag and path in words: o['words'] = words[path]
+    return o
+
+def chapter_words():
+    "What a chapter wants to be found by: `- search: a, b` in its title cell"
+    found = {page_of(p): re.search(r'^- search: *(.+)$', sources(p)[0], re.M) for p in notebooks()}
+    return {k: m[1] for k,m in found.items() if m}
+
 def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
     from smalldocs.markdown import Rules
+    words = chapter_words()
     skip_folded(Rules)
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
@@ -285,23 +303,39 @@ def render(contents):
     shutil.copytree(katex, libs/'katex')
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
-    index = json.loads((site/'search.json').read_text())
-    for o in index: o.pop('objectID')
+    index = [found(o, words) for o in json.loads((site/'search.json').read_text())]
     rows = ',\n'.join(json.dumps(o, ensure_ascii=False) for o in index)
-    (libs/'search.js').write_text(f'window.searchIndex = [\n{rows}\n];\n')
+    (libs/'search.js').write_text(f'window.searchIndex = [\n{rows}\n];\n{(root/"tools"/"search.js").read_text()}')
     (site/'search.json').unlink()
     js = libs/'smalldocs.js'
-    fetch = r'(?s)const r = await fetch\(.*?await r\.json\(\);'
-    code,n = re.subn(fetch, search_js, js.read_text())
-    if n != 1: fail('smalldocs.js no longer fetches its search index: mend tools/docs.py')
-    js.write_text(code.replace('threshold: 0.3', 'threshold: 0.2, useExtendedSearch: true'))
+    code,n = re.subn(r'(?s)const r = await fetch\(.*?await r\.json\(\);', search_js, js.read_text())
+    code,m = re.subn(r'(?s)fuse \? fuse\.search\(.*?slice\(0, limit\)', 'window.lossbookSearch(index, q, limit)', code)
+    if (n,m) != (1,1): fail('smalldocs.js no longer searches as it did: mend tools/docs.py')
+    js.write_text(code)
     for p in site.rglob('*.llms.md'):
         p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(pictures(html.replace(KATEX, f'{up}site_libs/katex'), p))
+        p.write_text(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p))
     return len(res.pages)
+
+def accessible(html):
+    "What a screen reader, a keyboard and a phone need and smalldocs leaves out"
+    # the sections of the sidebar are always open, so their headings are no switches
+    html = re.sub(r'<a class="(sidebar-item-text [^"]*)" data-bs-toggle[^>]*>(.*?)</a>', r'<span class="\1">\2</span>', html)
+    html = re.sub(r'<a [^>]*sidebar-item-toggle.*?</a>', '', html)
+    for name,nav in dict(Site='class="navbar ', Chapters='id="quarto-sidebar"', Neighbours='class="page-navigation').items():
+        html = html.replace(f'<nav {nav}', f'<nav aria-label="{name}" {nav}')
+    html = re.sub(r'<th([^>]*)>\s*</th>', r'<td\1></td>', html)
+    # what may scroll can be reached
+    html = re.sub(r'<pre(?![^>]*sourceCode)([^>]*)>', r'<pre\1 tabindex="0">', html)
+    html = re.sub(r'(<div class="(?:sd-table|cell-output cell-output-display)[^"]*")>', r'\1 tabindex="0">', html)
+    toc = re.search(r'<nav id="TOC".*?</h2>(.*?)</nav>', html, re.S)
+    if not toc: return html
+    links = re.sub(r' (id|class|data-scroll-target)="[^"]*"', '', toc[1])
+    fold = f'<details class="on-this-page"><summary>On this page</summary>{links}</details>'
+    return re.sub(r'id="title-block-header".*?</header>', lambda m: m[0]+fold, html, count=1, flags=re.S)
 
 def digest(b): return hashlib.sha1(b).hexdigest()[:12]
 
@@ -312,7 +346,11 @@ def pictures(html, page):
         new = p.with_stem(digest(p.read_bytes()))
         copy.write_text(copy.read_text().replace(f'/{p.name}', f'/{new.name}'))
         p.rename(new)
-    def src(m): return f'src="{files.name}/{digest(base64.b64decode(m[2]))}.{m[1]}" loading="lazy"'
+    def src(m):  # with its size, so that nothing moves when it loads
+        b = base64.b64decode(m[2])
+        w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20)) # of a PNG
+        size = f' width="{w}" height="{h}"' if m[1] == 'png' else ''
+        return f'src="{files.name}/{digest(b)}.{m[1]}"{size} loading="lazy"'
     return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
 
 # a page opened from disk may not fetch, but it may load a script

@@ -1,0 +1,81 @@
+"The site as a reader meets it, in Chromium: `make site-test`"
+import os, pytest, tempfile, time
+from pathlib import Path
+from urllib.parse import unquote
+from selenium import webdriver
+
+root = Path(__file__).resolve().parents[1]
+docs = root/'docs'
+pages = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html'))
+axe = Path(os.environ['AXE']).read_text()
+
+def chromium():
+    o = webdriver.ChromeOptions()
+    o.binary_location = '/usr/bin/chromium'
+    for a in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+            '--hide-scrollbars', f'--user-data-dir={tempfile.mkdtemp()}'): o.add_argument(a)
+    o.set_capability('goog:loggingPrefs', dict(browser='ALL'))
+    return webdriver.Chrome(options=o, service=webdriver.ChromeService('/usr/bin/chromedriver'))
+
+@pytest.fixture(scope='session')
+def browser():
+    d = chromium()
+    yield d
+    d.quit()
+
+def show(d, page, width=1300, dark=False):
+    "Open a page at a width, as a phone if it is narrow"
+    d.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+        dict(width=width, height=900, deviceScaleFactor=1, mobile=width<600))
+    media = {'prefers-color-scheme': 'dark' if dark else 'light', 'prefers-reduced-motion': 'reduce'}
+    d.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[dict(name=k, value=v) for k,v in media.items()]))
+    d.get(f'file://{docs}/{page}')
+
+@pytest.mark.parametrize('width', (390,1300))
+@pytest.mark.parametrize('page', pages)
+def test_nothing_is_cut(browser, page, width):
+    show(browser, page, width)
+    cut = browser.execute_script('''
+        const wide = (e) => e.offsetParent && e.scrollWidth > e.clientWidth+1;
+        return [...document.querySelectorAll(".katex-display, pre.sourceCode")].filter(wide).map((e) => e.textContent.slice(0, 60))''')
+    assert cut==[]
+    assert browser.execute_script('return document.documentElement.scrollWidth - innerWidth')<=0, 'the page scrolls sideways'
+
+@pytest.mark.parametrize('dark', (False,True), ids=('light','dark'))
+@pytest.mark.parametrize('page', pages)
+def test_accessible(browser, page, dark):
+    show(browser, page, dark=dark)
+    browser.execute_script(axe)
+    found = browser.execute_async_script('''
+        const done = arguments[arguments.length-1];
+        axe.run(document, {resultTypes: ["violations"]}).then((r) =>
+            done(r.violations.map((v) => `${v.id} (${v.impact}, ${v.nodes.length} times): ${v.nodes[0].html.slice(0, 160)}`)))''')
+    assert found==[]
+
+@pytest.mark.parametrize('page', pages)
+def test_offline(browser, page):
+    browser.get_log('browser')
+    show(browser, page)
+    assert [o['message'] for o in browser.get_log('browser') if o['level']=='SEVERE']==[]
+    loaded = browser.execute_script('return performance.getEntriesByType("resource").map((o) => o.name)')
+    assert [o for o in loaded if not o.startswith(('file:', 'data:'))]==[]
+
+@pytest.mark.parametrize('page', pages)
+def test_light(page):
+    html = docs/page
+    files = [html, *html.with_name(f'{html.stem}_files').glob('*')]
+    assert sum(p.stat().st_size for p in files)<1.5e6
+
+@pytest.mark.parametrize('page', ('which_loss.html','catalog.html','index.html'))
+def test_links_land(browser, page):
+    "Where a link to a place on another page ends: not a screen off"
+    show(browser, page)
+    links = browser.execute_script('''
+        return [...new Set([...document.querySelectorAll("main a[href*='#']")].map((a) => a.getAttribute("href")))].filter((h) => !/^([a-z]+:|#)/.test(h))''')
+    for link in links:
+        browser.get('about:blank')
+        show(browser, link)
+        time.sleep(.3) # pictures load, and must not move what stands below them
+        top = browser.execute_script('return document.getElementById(arguments[0]).getBoundingClientRect().top', unquote(link.split('#')[1]))
+        end = browser.execute_script('return innerHeight + scrollY >= document.documentElement.scrollHeight - 2')
+        assert end or -5<=top<=180, f'{link} lands at {top:.0f} px'
