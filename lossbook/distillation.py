@@ -14,9 +14,8 @@ __all__ = ['distillation_loss_with_logits', 'DistillationLoss', 'top_k_teacher',
            'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'DecoupledDistillationLoss']
 
 # %% ../nbs/16_distillation.ipynb #d1600006
-import torch, torch.nn.functional as F
+import torch
 from collections.abc import Sequence
-from functools import partial
 from torch import Tensor
 from .core import Loss, can_read, check_axis, check_class_values, check_int
 from .core import check_nonneg, check_range, check_reduction, check_scores, check_tensors
