@@ -5,8 +5,9 @@ import torch
 from collections.abc import Sequence
 from torch import Tensor
 from .core import Loss, can_read, check_axis, check_class_values, check_int
-from .core import check_nonneg, check_range, check_reduction, check_scores, check_tensors
-from .core import expand_weight, is_zero, left_out, on_device, plain, reduce, to_float
+from .core import check_nonneg, check_range, check_reduction, check_scores
+from .core import check_tensors, expand_weight, is_zero, left_out, on_device
+from .core import plain, reduce, to_float
 from .blocks import class_loss, derivative_of, shielded
 from .bi_tempered import raw
 from .cross_entropy import cross_entropy_with_logits
