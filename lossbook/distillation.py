@@ -21,8 +21,7 @@ from .core import Loss, can_read, check_axis, check_class_values, check_int
 from .core import check_nonneg, check_range, check_reduction, check_scores
 from .core import check_tensors, expand_weight, is_zero, left_out, on_device
 from .core import plain, reduce, to_float
-from .blocks import class_loss, derivative_of, shielded
-from .bi_tempered import raw
+from .blocks import Scores, class_loss, derivative_of, shielded
 from .cross_entropy import cross_entropy_with_logits
 
 # %% ../nbs/16_distillation.ipynb #d1600010
@@ -226,6 +225,8 @@ class DecoupledDistillationLoss(TeacherLoss, of=decoupled_distillation_loss_with
     "Distillation with the label and the other classes apart (Zhao et al. 2022, eq. 7)"
 
 # %% ../nbs/16_distillation.ipynb #d1600081
+raw = Scores('logits', lambda z: z, None, lambda p,g: g) # a row takes the logits themselves
+
 def divergence_of(name):
     "The divergence of a name, as a function of both logits (M, C, *)"
     ways = {'forward': forward_kl, 'reverse': reverse_kl, 'jensen-shannon': jensen_shannon}

@@ -8,8 +8,7 @@ from .core import Loss, can_read, check_axis, check_class_values, check_int
 from .core import check_nonneg, check_range, check_reduction, check_scores
 from .core import check_tensors, expand_weight, is_zero, left_out, on_device
 from .core import plain, reduce, to_float
-from .blocks import class_loss, derivative_of, shielded
-from .bi_tempered import raw
+from .blocks import Scores, class_loss, derivative_of, shielded
 from .cross_entropy import cross_entropy_with_logits
 
 __all__ = ['distillation_loss_with_logits', 'DistillationLoss', 'top_k_teacher', 'top_k_distillation_loss_with_logits', 'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'DecoupledDistillationLoss']
@@ -69,6 +68,7 @@ class DecoupledDistillationLoss(TeacherLoss):
     ignore_index: int
     axis: int
     def __init__(self, temperature: float = 4.0, alpha: float = 1.0, beta: float = 8.0, label_weight: float = 1.0, reduction: str = 'mean', *, weight: Tensor | Sequence | None = None, ignore_index: int = -100, axis: int = 1) -> None: ...
+raw: Scores
 def divergence_of(name): ...
 def taught(soft, label_weight, logits, target, reduction, *, weight=None, sample_weight=None, ignore_index=-100, axis=1): ...
 def without_labels(label_weight, weight, sample_weight, logits, axis): ...
