@@ -14,15 +14,14 @@ __all__ = ['distillation_loss_with_logits', 'DistillationLoss', 'top_k_teacher',
            'TopKDistillationLoss', 'decoupled_distillation_loss_with_logits', 'DecoupledDistillationLoss']
 
 # %% ../nbs/16_distillation.ipynb #d1600006
-import torch, torch.nn.functional as F
+import torch
 from collections.abc import Sequence
-from functools import partial
 from torch import Tensor
 from .core import Loss, can_read, check_axis, check_class_values, check_int
-from .core import check_nonneg, check_range, check_reduction, check_scores, check_tensors
-from .core import expand_weight, is_zero, left_out, on_device, plain, reduce, to_float
-from .blocks import class_loss, derivative_of, shielded
-from .bi_tempered import raw
+from .core import check_nonneg, check_range, check_reduction, check_scores
+from .core import check_tensors, expand_weight, is_zero, left_out, on_device
+from .core import plain, reduce, to_float
+from .blocks import Scores, class_loss, derivative_of, shielded
 from .cross_entropy import cross_entropy_with_logits
 
 # %% ../nbs/16_distillation.ipynb #d1600010
@@ -108,13 +107,6 @@ def jensen_shannon(z, t):
     m = (.5*(a.exp()+b.exp()) + 1e-18).log()
     return .5*relative(a, m) + .5*relative(b, m)
 
-# %% ../nbs/16_distillation.ipynb #d1600030
-def without(logp, index): return logp.scatter(1, index, -1e9)
-def merged(z, index):
-    logp = z.log_softmax(1)
-    rest = without(logp, index).logsumexp(1, keepdim=True)
-    return torch.cat([logp.gather(1, index), rest], 1)
-
 # %% ../nbs/16_distillation.ipynb #d1600031
 def top_k_teacher(
     teacher_logits:Tensor, # (N, C, *) scores of a teacher
@@ -128,6 +120,13 @@ def top_k_teacher(
     p = (to_float(plain(teacher_logits).detach())/temperature).softmax(axis)
     if 1<=k<=p.shape[axis]: return tuple(p.topk(k, axis))
     raise ValueError(f'k must be in 1..{p.shape[axis]}, got {k}')
+
+# %% ../nbs/16_distillation.ipynb #d1600030
+def without(logp, index): return logp.scatter(1, index, -1e9)
+def merged(z, index):
+    logp = z.log_softmax(1)
+    rest = without(logp, index).logsumexp(1, keepdim=True)
+    return torch.cat([logp.gather(1, index), rest], 1)
 
 # %% ../nbs/16_distillation.ipynb #d1600032
 def top_k_distillation_loss_with_logits(
@@ -160,11 +159,19 @@ def top_k_distillation_loss_with_logits(
 # %% ../nbs/16_distillation.ipynb #d1600033
 class TopKDistillationLoss(TeacherLoss, of=top_k_distillation_loss_with_logits):
     "Distillation from a teacher's largest probabilities, the other classes as one"
-    def forward(self, logits, teacher_probs, teacher_index, target=None, sample_weight=None):
-        return self.reduced(self.reduction, logits, teacher_probs, teacher_index, target, sample_weight)
-
-    def reduced(self, reduction, logits, teacher_probs, teacher_index, target=None, sample_weight=None):
+    def forward(self,
+        logits:Tensor, # (N, C, *) scores of the student
+        teacher_probs:Tensor, # (N, K, *) the teacher's probabilities of K classes
+        teacher_index:Tensor, # (N, K, *) which classes these are
+        target:Tensor|None=None, # (N, *) class indices; or (N, C, *) a distribution
+        sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
+    )->Tensor: # () or (N, *) for 'none'
+        "The loss of a batch"
         batch = logits,teacher_probs,teacher_index,target
+        return self.reduced(self.reduction, *batch, sample_weight)
+
+    def reduced(self, reduction, logits, probs, index, target=None, sample_weight=None):
+        batch = logits,probs,index,target
         return Loss.reduced(self, reduction, *batch, sample_weight=sample_weight)
 
     def example(self, n=4):
@@ -174,7 +181,8 @@ class TopKDistillationLoss(TeacherLoss, of=top_k_distillation_loss_with_logits):
     def check_values(self, pred, teacher_probs, teacher_index, target=None, sample_weight=None):
         args = target,self.axis,self.ignore_index,sample_weight
         check_labels(pred, *args)
-        check_top_k_values(*(kept(o, *args) for o in (teacher_probs, teacher_index)), pred.shape[self.axis])
+        q,index = (kept(o, *args) for o in (teacher_probs, teacher_index))
+        check_top_k_values(q, index, pred.shape[self.axis])
 
 # %% ../nbs/16_distillation.ipynb #d1600040
 def decoupled(z, t, index, alpha, beta):
@@ -217,6 +225,8 @@ class DecoupledDistillationLoss(TeacherLoss, of=decoupled_distillation_loss_with
     "Distillation with the label and the other classes apart (Zhao et al. 2022, eq. 7)"
 
 # %% ../nbs/16_distillation.ipynb #d1600081
+raw = Scores('logits', lambda z: z, None, lambda p,g: g) # a row takes the logits themselves
+
 def divergence_of(name):
     "The divergence of a name, as a function of both logits (M, C, *)"
     ways = {'forward': forward_kl, 'reverse': reverse_kl, 'jensen-shannon': jensen_shannon}

@@ -8,7 +8,7 @@ from lossbook.check import check_loss
 from lossbook.core import ClassLoss, assert_same, check_batch
 from lossbook.cross_entropy import cross_entropy_with_logits
 from lossbook.distillation import *
-from lossbook.distillation import decoupled, forward_kl, jensen_shannon, merged, reverse_kl, without
+from lossbook.distillation import decoupled, forward_kl, jensen_shannon, reverse_kl
 from lossbook.focal import OHEM
 from lossbook.soft_labels import SoftLabelCrossEntropy
 
