@@ -542,6 +542,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lossbook.many_classes.one_by_one': ('many_classes.html#one_by_one', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.over': ('many_classes.html#over', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.pick_bias': ('many_classes.html#pick_bias', 'lossbook/many_classes.py'),
+                                       'lossbook.many_classes.places': ('many_classes.html#places', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.refuse_second': ( 'many_classes.html#refuse_second',
                                                                                 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.row_target': ('many_classes.html#row_target', 'lossbook/many_classes.py'),
