@@ -165,7 +165,7 @@ class AdaptiveSoftmaxLoss(LayerLoss):
         self.reduction,self.ignore_index = reduction,ignore_index
         sizes = n_features,n_classes,cutoffs
         self.layer = nn.AdaptiveLogSoftmaxWithLoss(*sizes, div_value, head_bias)
-        self.register_buffer('rank', None if counts is None else places(counts, n_classes))
+        self.register_buffer('rank', None if counts is None else count_places(counts, n_classes))
 
     def reduced(self, reduction, hidden, target, sample_weight=None):
         check_reduction(reduction)
@@ -617,7 +617,7 @@ def class_counts(counts, n_classes, name, least):
     check_range(c, name, least, open_lo=least==0 and name=='noise', each=True)
     return c
 
-def places(counts, n_classes):
+def count_places(counts, n_classes):
     "(C,) the place of each class by descending counts"
     return class_counts(counts, n_classes, 'counts', 0).argsort(descending=True, stable=True).argsort()
 
