@@ -875,6 +875,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.check_sizes': ('many_classes.html#check_sizes', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.class_counts': ('many_classes.html#class_counts', 'lossbook/many_classes.py'),
+                                       'lossbook.many_classes.count_places': ('many_classes.html#count_places', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.counted': ('many_classes.html#counted', 'lossbook/many_classes.py'),
                                        'lossbook.many_classes.default_cutoffs': ( 'many_classes.html#default_cutoffs',
                                                                                   'lossbook/many_classes.py'),

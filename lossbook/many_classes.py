@@ -138,12 +138,13 @@ def check_sizes(**sizes):
 # %% ../nbs/14_many_classes.ipynb #14a00040
 class AdaptiveSoftmaxLoss(LayerLoss):
     "A softmax in two steps, which spends little on rare classes (Grave et al. 2017)"
-    check_skips = LAYERED | dict.fromkeys(('compiles','recompiles','fake','vmaps'), 'which rows go where depends on values')
+    check_skips = LAYERED | dict.fromkeys(('compiles','recompiles','fake','vmaps'),
+        'which rows go where depends on values')
     def __init__(self,
         n_features:int, # D, of a hidden state
         n_classes:int, # C
-        cutoffs:Sequence|None=None, # where clusters begin, in the order of counts; by default at 5 and 25%
-        counts:Tensor|Sequence|None=None, # (C,) how often each class occurs; None: they are in order
+        cutoffs:Sequence|None=None, # where clusters begin; by default at 5 and 25% of the classes
+        counts:Tensor|Sequence|None=None, # (C,) of the classes; None: these are in their order
         reduction:str='mean', # 'mean', 'sum' or 'none'
         *,
         div_value:float=4., # by what the features of each cluster are fewer
@@ -156,18 +157,20 @@ class AdaptiveSoftmaxLoss(LayerLoss):
         check_int(ignore_index, 'ignore_index')
         check_range(div_value, 'div_value', 1)
         cutoffs = default_cutoffs(n_classes) if cutoffs is None else list(cutoffs)
-        if n_features<div_value**len(cutoffs):
-            raise ValueError(f'n_features must be at least div_value**len(cutoffs), {div_value**len(cutoffs):g}, got {n_features}')
-        self.n_features,self.n_classes,self.cutoffs,self.reduction = n_features,n_classes,cutoffs,reduction
-        self.div_value,self.head_bias,self.ignore_index = div_value,head_bias,ignore_index
-        self.layer = nn.AdaptiveLogSoftmaxWithLoss(n_features, n_classes, cutoffs, div_value, head_bias)
-        self.register_buffer('counts', None if counts is None else class_counts(counts, n_classes, 'counts', 0))
-        order = None if counts is None else self.counts.argsort(descending=True, stable=True)
-        self.register_buffer('rank', None if order is None else order.argsort())
+        least = div_value**len(cutoffs)
+        if n_features<least:
+            raise ValueError(f'n_features must be at least div_value**len(cutoffs), {least:g}, '
+                f'got {n_features}')
+        self.n_features,self.n_classes,self.cutoffs = n_features,n_classes,cutoffs
+        self.reduction,self.ignore_index = reduction,ignore_index
+        sizes = n_features,n_classes,cutoffs
+        self.layer = nn.AdaptiveLogSoftmaxWithLoss(*sizes, div_value, head_bias)
+        self.register_buffer('rank', None if counts is None else count_places(counts, n_classes))
 
     def reduced(self, reduction, hidden, target, sample_weight=None):
         check_reduction(reduction)
-        h,y,valid,pos = sampled_batch(hidden, self.n_features, target, self.n_classes, sample_weight, self.ignore_index)
+        h,y,valid,pos = sampled_batch(hidden, self.n_features, target, self.n_classes,
+            sample_weight, self.ignore_index)
         if self.rank is not None: y = self.rank[y]
         with without_autocast(h): v = -self.layer(h.to(self.layer.head.weight.dtype), y).output
         return masked(to_float(v), reduction, valid, pos, sample_weight)
@@ -249,7 +252,7 @@ class SampledLoss(LayerLoss):
         n_features:int, # D, of a hidden state
         n_classes:int, # C
         n_samples:int=64, # k, how much noise is drawn for a batch, at most C
-        noise='uniform', # or 'log_uniform', for classes in the order of their counts; or counts (C,)
+        noise='uniform', # or 'log_uniform', for classes in order of counts; or (C,) counts
         reduction:str='mean', # 'mean', 'sum' or 'none'
         *,
         bias:bool=True, # has the layer one?
@@ -282,7 +285,8 @@ class SampledLoss(LayerLoss):
     @torch.no_grad()
     def draw(self, n=None):
         "`n` classes from the noise"
-        at = torch.randint(2**62, (n or self.n_samples,), generator=self.generator, device=self.steps.device)
+        at = torch.randint(2**62, (n or self.n_samples,), generator=self.generator,
+            device=self.steps.device)
         return torch.searchsorted(self.steps, at, right=True)
 
     def reduced(self, reduction, hidden, target, sample_weight=None):
@@ -612,6 +616,10 @@ def class_counts(counts, n_classes, name, least):
     if c.shape!=(n_classes,): raise ValueError(f'{name} must have shape ({n_classes},), one per class, got {tuple(c.shape)}')
     check_range(c, name, least, open_lo=least==0 and name=='noise', each=True)
     return c
+
+def count_places(counts, n_classes):
+    "(C,) the place of each class by descending counts"
+    return class_counts(counts, n_classes, 'counts', 0).argsort(descending=True, stable=True).argsort()
 
 def noise_steps(noise, n_classes, power):
     "(C,) the cumulative distribution of the noise in integers up to 2**62, which no change of dtype touches"
