@@ -304,8 +304,23 @@ class Examples:
         shape[axis] = C or 3
         return self.from_logits(torch.randn(shape, device=device))
 
+# %% ../nbs/00_core.ipynb #b01a293a
+class ForTrainers:
+    "How trainers outside fastai call a loss"
+    def on_outputs(self,
+        outputs, # what a model gave: a dict with `logits`, or a tuple that begins with them
+        *target, # what the loss is called with besides
+        num_items_in_batch:int|Tensor|None=None, # what the sum is divided by; None: reduced as ever
+        **kwargs
+    )->Tensor: # ()
+        "The loss as a trainer of Hugging Face calls it, its `compute_loss_func`"
+        named = isinstance(outputs, Mapping)
+        pred = outputs['logits'] if named else outputs[0] if isinstance(outputs, (tuple,list)) else outputs
+        if num_items_in_batch is None: return self(pred, *target, **kwargs)
+        return self.reduced('sum', pred, *target, **kwargs)/num_items_in_batch
+
 # %% ../nbs/00_core.ipynb #e6066985
-class Loss(Examples, nn.Module):
+class Loss(Examples, ForTrainers, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
@@ -349,17 +364,6 @@ class Loss(Examples, nn.Module):
         return self.func(*batch, **kwargs, **params)
 
     def forward(self, *batch, **kwargs): return self.reduced(getattr(self, 'reduction', None), *batch, **kwargs)
-
-    def on_outputs(self,
-        outputs, # what a model gave: a dict with `logits`, or a tuple that begins with them
-        *target, # what the loss is called with besides
-        num_items_in_batch:int|Tensor|None=None, # what the sum is divided by; None: reduced as ever
-        **kwargs
-    )->Tensor: # ()
-        "The loss as a trainer of Hugging Face calls it, its `compute_loss_func`"
-        pred = outputs['logits'] if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, (tuple,list)) else outputs
-        if num_items_in_batch is None: return self(pred, *target, **kwargs)
-        return self.reduced('sum', pred, *target, **kwargs)/num_items_in_batch
 
     def from_logits(self, x): return x # a loss on probabilities says how to get there
     def activation(self, x): return x
