@@ -27,9 +27,9 @@ tools:
 	@$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# the peers: kornia and MONAI have rows in the table of the check chapter and in the benchmark
+# the peers: kornia and MONAI have rows in the table of the check chapter and in the benchmark; the trainers have a page
 .venv/bench: .venv/ready
-	@$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
+	@$(PY) -m pip install -q -c constraints.txt -e '.[bench,trainers]'
 	@touch $@
 
 book: .venv/bench ## export, run the quickstart, render the site to docs/

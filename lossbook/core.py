@@ -351,7 +351,8 @@ class Hooks:
         **kwargs
     )->Tensor: # ()
         "The loss as a trainer of Hugging Face calls it, its `compute_loss_func`"
-        pred = outputs['logits'] if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, (tuple,list)) else outputs
+        named = isinstance(outputs, Mapping)
+        pred = outputs['logits'] if named else outputs[0] if isinstance(outputs, (tuple,list)) else outputs
         if num_items_in_batch is None: return self(pred, *target, **kwargs)
         return self.reduced('sum', pred, *target, **kwargs)/num_items_in_batch
 

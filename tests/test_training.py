@@ -331,3 +331,14 @@ def test_losses_for_spans():
 
 def test_one_target():
     with pytest.raises(ValueError, match='dls must have one target, got 2'): losses_for(loaders(torch.zeros(16),torch.zeros(16)))
+
+# ---- as a trainer of Hugging Face calls a loss
+
+@pytest.mark.parametrize('wrap', [lambda x: dict(logits=x), lambda x: (x,'more'), lambda x: x], ids=['dict','tuple','tensor'])
+def test_outputs_of_a_model(wrap):
+    "Four parts with the number of labels of all are one batch; without a number it is the loss itself"
+    loss,x = CrossEntropyLoss(label_smoothing=.1),torch.randn(8, 3)
+    n = (HARD>=0).sum()
+    parts = [loss.on_outputs(wrap(a), b, num_items_in_batch=n) for a,b in zip(x.split(2), HARD.split(2))]
+    torch.testing.assert_close(sum(parts), loss(x, HARD))
+    torch.testing.assert_close(loss.on_outputs(wrap(x), HARD), loss(x, HARD))
