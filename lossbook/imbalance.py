@@ -38,7 +38,7 @@ def logit_adjusted_loss_with_logits(
     ignore_index:int=-100, # an index that marks positions to leave out
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
-    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, eq. 10)"
+    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, section 5)"
     check_range(tau, 'tau', 0)
     if counts is not None:
         logits = to_float(plain(logits)) + tau*log_prior(counts, logits, axis)
@@ -47,7 +47,7 @@ def logit_adjusted_loss_with_logits(
 
 # %% ../nbs/15_imbalance.ipynb #4adfd451
 class LogitAdjustedLoss(ClassLoss, of=logit_adjusted_loss_with_logits):
-    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, eq. 10)"
+    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, section 5)"
 
 # %% ../nbs/15_imbalance.ipynb #6e527929
 def balanced_softmax_loss_with_logits(
@@ -98,7 +98,7 @@ def adjust_logits(
     to:Tensor|Sequence|None=None, # (C,) counts or shares where the model is used; by default all alike
     axis:int=1, # the axis of the classes
 )->Tensor: # like `logits`
-    "Logits with the prior of the training taken off (Menon et al. 2021, section 4.1)"
+    "Logits with the prior of the training taken off (Menon et al. 2021, section 4)"
     check_range(tau, 'tau', 0)
     off = tau*log_prior(counts, logits, axis)
     if to is not None: off = off - log_prior(to, logits, axis, 'to')
