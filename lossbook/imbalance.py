@@ -38,7 +38,7 @@ def logit_adjusted_loss_with_logits(
     ignore_index:int=-100, # an index that marks positions to leave out
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
-    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, eq. 10)"
+    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, section 5)"
     check_range(tau, 'tau', 0)
     if counts is not None:
         logits = to_float(plain(logits)) + tau*log_prior(counts, logits, axis)
@@ -47,7 +47,7 @@ def logit_adjusted_loss_with_logits(
 
 # %% ../nbs/15_imbalance.ipynb #4adfd451
 class LogitAdjustedLoss(ClassLoss, of=logit_adjusted_loss_with_logits):
-    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, eq. 10)"
+    "Cross entropy of the logits plus tau log prior (Menon et al. 2021, section 5)"
 
 # %% ../nbs/15_imbalance.ipynb #6e527929
 def balanced_softmax_loss_with_logits(
@@ -75,7 +75,7 @@ class BalancedSoftmaxLoss(ClassLoss, of=balanced_softmax_loss_with_logits):
 # %% ../nbs/15_imbalance.ipynb #5be47366
 def init_prior_bias(
     layer:nn.Module, # the last layer, with a bias
-    prior:float|Tensor|Sequence=.01, # the probability to start from, in (0, 1); or (C,), one per output
+    prior:float|Tensor|Sequence=.01, # where to start, in (0, 1); or (C,), one per output
     softmax:bool=False, # do the classes exclude each other? `prior` is (C,) then, shares or counts
 )->nn.Module: # the same layer
     "Set the bias of `layer` such that it starts at `prior` (Lin et al. 2017, section 3.3)"
@@ -95,10 +95,10 @@ def adjust_logits(
     counts:Tensor|Sequence, # (C,) how often each class occurred in training, > 0
     tau:float=1., # how much of it to take off, >= 0
     *,
-    to:Tensor|Sequence|None=None, # (C,) counts or shares where the model is used; by default all alike
+    to:Tensor|Sequence|None=None, # (C,) counts or shares in use; by default all alike
     axis:int=1, # the axis of the classes
 )->Tensor: # like `logits`
-    "Logits with the prior of the training taken off (Menon et al. 2021, section 4.1)"
+    "Logits with the prior of the training taken off (Menon et al. 2021, section 4)"
     check_range(tau, 'tau', 0)
     off = tau*log_prior(counts, logits, axis)
     if to is not None: off = off - log_prior(to, logits, axis, 'to')
@@ -115,7 +115,8 @@ def class_weights(
     if beta==1: raise ValueError('beta must be < 1, got 1')
     n = class_counts(counts).detach().cpu().double()
     ways = dict(inverse=n, sqrt=n.sqrt(), effective=1-beta**n)
-    if how not in ways: raise ValueError(f"how must be 'inverse', 'sqrt' or 'effective', got {how!r}")
+    if how not in ways:
+        raise ValueError(f"how must be 'inverse', 'sqrt' or 'effective', got {how!r}")
     w = 1/ways[how]
     return (w*n.sum()/(w*n).sum()).float()
 
