@@ -17,14 +17,13 @@ __all__ = ['dice_loss_with_logits', 'DiceLoss', 'binary_dice_loss_with_logits', 
            'lovasz_loss_with_logits', 'binary_lovasz_loss_with_logits', 'LovaszLoss', 'BinaryLovaszLoss']
 
 # %% ../nbs/17_segmentation.ipynb #a54ef79f
-import torch, torch.nn.functional as F
+import numpy as np, torch
 from collections.abc import Sequence
-from functools import partial
 from torch import Tensor
-from .core import BinaryLoss, ClassLoss, binary_batch, check_axis, check_int
+from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
 from .core import check_label, check_range, check_reduction, check_weight
 from .core import class_batch, expand_weight, left_out, reduce, to_float
-from .blocks import no_counts, one_hot, shielded
+from .blocks import needs_formula, no_counts, one_hot, shielded
 
 # %% ../nbs/17_segmentation.ipynb #dd2cc186
 def areas(p, y, w=None, squared=False):
@@ -306,13 +305,13 @@ def steps(y, w):
 
 # %% ../nbs/17_segmentation.ipynb #a0fb398f
 def lovasz(errors, y, w=None):
-    order = errors.detach().argsort(dim=-1, descending=True, stable=True)
-    e,y = errors.gather(-1, order),y.gather(-1, order)
-    w = torch.ones_like(y) if w is None else w.expand_as(errors).gather(-1, order)
-    return (e*steps(y, w)).sum(-1)
+    order = largest_first(errors.detach())
+    w = torch.ones_like(y) if w is None else w.expand_as(y).gather(-1, order)
+    step = steps(y.gather(-1, order), w)
+    return (errors*torch.zeros_like(step).scatter(-1, order, step)).sum(-1)
 
-def softmax_errors(p, y, w=None): return lovasz((y-p).abs(), y, w)
-def hinge_errors(x, y, w=None): return lovasz((1-(2*y-1)*x).relu(), y, w)
+def distance(p, y): return (y-p).abs()
+def hinge(x, y): return (1-(2*y-1)*x).relu()
 
 # %% ../nbs/17_segmentation.ipynb #e2172c1e
 def lovasz_loss_with_logits(
@@ -329,7 +328,7 @@ def lovasz_loss_with_logits(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "The Lovász extension of the Jaccard loss of classes (Berman et al. 2018)"
-    return class_masks(logits, target, softmax_errors, reduction, per_image=per_image,
+    return class_masks(logits, target, sorted_by(distance), reduction, per_image=per_image,
         empty=empty, classes=classes, weight=weight, sample_weight=sample_weight,
         ignore_index=ignore_index, axis=axis)
 
@@ -348,7 +347,7 @@ def binary_lovasz_loss_with_logits(
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "The Lovász hinge of masks that may overlap (Berman et al. 2018)"
-    return binary_masks(logits, target, hinge_errors, reduction, scores=True, per_image=per_image,
+    return binary_masks(logits, target, sorted_by(hinge, raw=True), reduction, per_image=per_image,
         empty=empty, classes=classes, weight=weight, sample_weight=sample_weight,
         ignore_index=ignore_index, axis=axis)
 
@@ -359,92 +358,73 @@ class LovaszLoss(ClassMasksLoss, of=lovasz_loss_with_logits):
 class BinaryLovaszLoss(BinaryMasksLoss, of=binary_lovasz_loss_with_logits):
     "The Lovász hinge of masks that may overlap (Berman et al. 2018)"
 
-# %% ../nbs/17_segmentation.ipynb #8d4ecd7c
+# %% ../nbs/17_segmentation.ipynb #1a6ef0c6
+def softmax(x): return x.softmax(1)
+
+def hot(y, x): return y if y.is_floating_point() else one_hot(y, x)
+
 def over(value, squared=False, **params):
-    "A value of three areas as one of probabilities and masks"
+    "A value of three areas as one of scores and masks"
     for k,v in params.items(): check_range(v, dict(nr='smooth_nr', dr='smooth_dr').get(k, k), 0)
-    def f(p, y, w=None): return value(*areas(p, y, w, squared), **params)
+    def f(x, y, w, act, per_image):
+        quick = act is softmax and not y.is_floating_point() and not needs_formula(x, *(() if w is None else (w,)))
+        parts = SoftmaxAreas.apply(x, y, w, squared) if quick else areas(act(x), hot(y, x), w, squared)
+        if not per_image: parts = [o.sum(0, keepdim=True) for o in parts]
+        return value(*parts, **params),parts[2]
     return f
 
+def sorted_by(errors, raw=False):
+    "The Lovász extension for errors of probabilities and masks, or of raw scores and masks"
+    def f(x, y, w, act, per_image):
+        p,y = x if raw else act(x),hot(y, x)
+        if not per_image: p,y,w = (o if o is None else o.transpose(0, 1).flatten(1).unsqueeze(0) for o in (p,y,w))
+        return lovasz(errors(p, y), y, w),(y if w is None else y*w).sum(-1)
+    return f
+
+# %% ../nbs/17_segmentation.ipynb #92a22ac1
 def pixels(o): return o.flatten(2) if o.ndim>2 else o.unsqueeze(2)
 
 def class_masks(logits, target, value, reduction, *, sample_weight=None, ignore_index=-100, axis=1, **how):
     "A loss of the masks of classes that exclude each other"
     check_reduction(reduction)
     x,y,pos,valid = class_batch(logits, target, axis, ignore_index)
-    if valid is not None: y = torch.where(valid, y, 0)
-    if not y.is_floating_point(): y = one_hot(y, x)
+    if valid is not None: y,valid = torch.where(valid, y, 0),valid.reshape(pos)
+    soft = y.is_floating_point()
     # where the classes come last, class_batch has made rows of the pixels
-    if x.ndim==2 and len(pos)>1: x,y = (o.reshape(*pos, o.shape[1]).movedim(-1, 1) for o in (x,y))
-    like = x.select(1, 0)
-    if valid is not None: valid = valid.reshape(pos)
-    out,counts = shares(like, valid, sample_weight, how['per_image'])
-    if out is not None: x,y = shielded(x, out.unsqueeze(1)),y.masked_fill(out.unsqueeze(1), 0.)
-    counts = [o if o is None or i==1 else pixels(o.unsqueeze(1)) for i,o in enumerate(counts)]
-    return masks_loss(value, pixels(x.softmax(1)), pixels(y), *counts, reduction, **how)
+    if x.ndim==2 and len(pos)>1:
+        def whole(o): return o.reshape(*pos, o.shape[1]).movedim(-1, 1)
+        x,y = whole(x),whole(y) if soft else y.reshape(pos)
+    out,w,image = shares(x.select(1, 0), valid, sample_weight, how['per_image'])
+    if out is not None:
+        out = out.unsqueeze(1)
+        x,y = shielded(x, out),y.masked_fill(out, 0.) if soft else y
+    y = pixels(y) if soft else pixels(y.unsqueeze(1)).squeeze(1)
+    return masks_loss(value, pixels(x), y, w if w is None else pixels(w.unsqueeze(1)), image, softmax, reduction, **how)
 
-def binary_masks(logits, target, value, reduction, *, scores=False, sample_weight=None, ignore_index=None,
-    axis=1, **how):
+def binary_masks(logits, target, value, reduction, *, sample_weight=None, ignore_index=None, axis=1, **how):
     "A loss of masks that may overlap"
     check_reduction(reduction)
     x,y = binary_batch(logits, target)
-    axis = None if axis is None else check_axis(axis, tuple(x.shape))
+    if axis is not None: axis = check_axis(axis, tuple(x.shape))
     valid = None
     if ignore_index is not None:
         check_range(ignore_index, 'ignore_index')
         valid = y!=ignore_index
-    out,counts = shares(x, valid, sample_weight, how['per_image'])
+    out,w,image = shares(x, valid, sample_weight, how['per_image'])
     check_label(y, None if out is None else ~out)
     x = to_float(x)
     if out is not None: x,y = x.masked_fill(out, 0.),y.masked_fill(out, 0.)
-    def spread(o): return pixels(o.unsqueeze(1) if axis is None else o.movedim(axis, 1))
-    counts = [o if o is None or i==1 else spread(o) for i,o in enumerate(counts)]
-    return masks_loss(value, spread(x if scores else x.sigmoid()), spread(y), *counts, reduction, **how)
+    x,y,w = (o if o is None else pixels(o.unsqueeze(1) if axis is None else o.movedim(axis, 1)) for o in (x,y,w))
+    return masks_loss(value, x, y, w, image, torch.sigmoid, reduction, **how)
 
-# %% ../nbs/17_segmentation.ipynb #2c136a37
-def shares(like, valid, sample_weight, per_image):
-    """Which positions (N, *) are left out, and what counts how much: positions (N, *), and images (N,).
-    None where nothing is left out, or all count alike"""
-    out = no_counts(valid, left_out(sample_weight, like))
-    w = None if valid is None else valid.to(to_float(like[:0]).dtype)
-    if sample_weight is None: return out,(w,None)
-    each = expand_weight(sample_weight, to_float(like))
-    whole = sample_weight.ndim==1
-    image = sample_weight.to(each.dtype) if whole else None
-    # the areas of a batch count an image as often as its weight says
-    if not whole or not per_image: w = each if w is None else w*each
-    return out,(w,image)
-
-def check_classes(classes, C):
-    for c in classes:
-        check_int(c, 'classes')
-        if not 0<=c<C: raise ValueError(f'classes must be in 0..{C-1}, got {c}')
-
-def class_shares(classes, weight, like):
-    "What each class (C,) of (N, C, P) counts; None where all count alike"
-    weight = check_weight(weight, like)
-    if classes is None: return weight
-    C = like.shape[1]
-    check_classes(classes, C)
-    some = torch.tensor([float(c in classes) for c in range(C)], dtype=like.dtype, device=like.device)
-    return some if weight is None else weight*some
-
-def check_empty(empty):
-    if isinstance(empty, str) and empty in ('keep','skip'): return
-    if isinstance(empty, str): raise ValueError(f"empty must be 'keep', 'skip' or a number >= 0, got {empty!r}")
-    check_range(empty, 'empty', 0)
-
-def masks_loss(value, x, y, w, image, reduction, *, per_image, empty, classes, weight):
+def masks_loss(value, x, y, w, image, act, reduction, *, per_image, empty, classes, weight):
     "The mean over the classes of `value`, for each image or for the batch, reduced"
     check_empty(empty)
     share,n = class_shares(classes, weight, x),x.shape[0]
     norm = None if w is None else (w!=0).flatten(1).any(1).to(x.dtype)
-    if not per_image: x,y,w = (o if o is None else o.transpose(0, 1).flatten(1).unsqueeze(0) for o in (x,y,w))
-    loss = value(x, y, w)
-    if not isinstance(empty, str) or empty=='skip':
-        there = (y if w is None else y*w).sum(-1)>0
-        if empty=='skip': share = there.to(loss.dtype) if share is None else share*there
-        else: loss = torch.where(there, loss, empty)
+    loss,true = value(x, y, w, act, per_image)
+    if empty=='skip': share = (true>0).to(loss.dtype)*(1. if share is None else share)
+    elif empty!='keep': loss = torch.where(true>0, loss, empty)
     if share is None: loss = loss.mean(1)
     else:
         total = share.expand_as(loss).sum(1)
@@ -453,3 +433,71 @@ def masks_loss(value, x, y, w, image, reduction, *, per_image, empty, classes, w
     if not per_image: loss = loss.expand(n)
     if norm is not None: loss = torch.where(norm>0, loss, 0.)
     return reduce(loss, reduction, image, norm)
+
+# %% ../nbs/17_segmentation.ipynb #c9eeecf0
+def shares(like, valid, sample_weight, per_image):
+    """Which positions (N, *) are left out, and what counts how much: positions (N, *), and images (N,).
+    None where nothing is left out, or all count alike"""
+    out = no_counts(valid, left_out(sample_weight, like))
+    w = None if valid is None else valid.to(to_float(like[:0]).dtype)
+    if sample_weight is None: return out,w,None
+    each = expand_weight(sample_weight, to_float(like))
+    whole = sample_weight.ndim==1
+    # the areas of a batch count an image as often as its weight says
+    if not whole or not per_image: w = each if w is None else w*each
+    return out,w,sample_weight.to(each.dtype) if whole else None
+
+def class_shares(classes, weight, like):
+    "What each class (C,) of (N, C, P) counts; None where all count alike"
+    weight = check_weight(weight, like)
+    if classes is None: return weight
+    C = like.shape[1]
+    for c in classes:
+        check_int(c, 'classes')
+        if not 0<=c<C: raise ValueError(f'classes must be in 0..{C-1}, got {c}')
+    some = torch.tensor([float(c in classes) for c in range(C)], dtype=like.dtype, device=like.device)
+    return some if weight is None else weight*some
+
+def check_empty(empty):
+    if not isinstance(empty, str): check_range(empty, 'empty', 0)
+    elif empty not in ('keep','skip'):
+        raise ValueError(f"empty must be 'keep', 'skip' or a number >= 0, got {empty!r}")
+
+# %% ../nbs/17_segmentation.ipynb #92bd1548
+def per_class(y, v, like):
+    "The sums (N, C) of values (N, P) over the pixels of each class"
+    # in float64, since float32 would lose digits one by one
+    if like.device.type!='cpu': return (one_hot(y, like)*v.unsqueeze(1)).sum(-1)
+    return like.new_zeros(like.shape[:2], dtype=torch.double).scatter_add(1, y, v.double()).to(like.dtype)
+
+class SoftmaxAreas(torch.autograd.Function):
+    "`areas` of a softmax and class indices"
+    @staticmethod
+    def forward(ctx, x, y, w, squared):
+        p = x.softmax(1)
+        own = p.gather(1, y.unsqueeze(1)).squeeze(1)
+        one = torch.ones_like(own) if w is None else w.squeeze(1)
+        q = p*p if squared else p
+        pred = (q if w is None else q*w).sum(-1)
+        true = per_class(y, one, x)
+        ctx.save_for_backward(x, p, y, w)
+        ctx.squared = squared
+        ctx.mark_non_differentiable(true)
+        return per_class(y, own*one, x),pred,true
+
+    @staticmethod
+    def backward(ctx, both, pred, _):
+        x,p,y,w = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            parts = areas(x.softmax(1), one_hot(y, x), w, ctx.squared)
+            return *torch.autograd.grad(parts[:2], x, (both,pred), create_graph=True),None,None,None
+        i,d = y.unsqueeze(1),pred.unsqueeze(-1)
+        own = p.gather(1, i)*both.gather(1, y).unsqueeze(1)
+        if ctx.squared: d = 2*p*d
+        g = (d - ((p*d).sum(1, keepdim=True) + own)).mul_(p).scatter_add_(1, i, own)
+        return g if w is None else g.mul_(w),None,None,None
+
+# %% ../nbs/17_segmentation.ipynb #6e8f5dc4
+def largest_first(e):
+    if can_read(e): return torch.from_numpy(np.argsort(-e.numpy(), -1))
+    return e.argsort(dim=-1, descending=True, stable=True)

@@ -85,7 +85,7 @@ print('|', *sorted(k for k in theirs if globals()[k] is not theirs[k]))'''
     return [o.split() for o in ' '.join(run(code)).split('|')]
 
 # the page on lossbook.all says so; `properties` is fastcore's helper for making properties of methods
-SHARED = ['FocalLoss','properties']
+SHARED = ['DiceLoss','FocalLoss','properties']
 
 def test_beside_fastai():
     pytest.importorskip('fastai')

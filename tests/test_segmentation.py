@@ -345,7 +345,8 @@ def test_monai(x, y, squared, batch):
     both(lambda x: JaccardLoss(s, s, **mine)(x, y), lambda x: m.DiceLoss(**how, squared_pred=squared, jaccard=True)(x, t), x, y)
     both(lambda x: TverskyLoss(.2, .9, s, s, per_image=not batch)(x, y), lambda x: m.TverskyLoss(alpha=.2, beta=.9, **how)(x, t), x, y)
     # it multiplies by the weights and divides by the number of classes
-    both(lambda x: DiceLoss(s, s, weight=[0.,*w], **mine)(x, y)*w.mean(), lambda x: m.DiceLoss(**how, squared_pred=squared, include_background=False, weight=w)(x, t), x, y)
+    theirs = m.DiceLoss(**how, squared_pred=squared, include_background=False, weight=w)
+    both(lambda x: DiceLoss(s, s, weight=[0.,*w], **mine)(x, y)*w.mean(), lambda x: theirs(x, t), x, y)
     z,hot = x,F.one_hot(y, 4).movedim(-1, 1).double()
     both(lambda x: BinaryDiceLoss(s, s, **mine)(x, hot), lambda x: m.DiceLoss(sigmoid=True, squared_pred=squared, batch=batch)(x, hot), z, y)
 
