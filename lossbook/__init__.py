@@ -17,6 +17,7 @@ Modules:
 - `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number
 - `lossbook.regression`: From the mean to the median, to any quantile, and to a variance that trains
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not
+- `lossbook.soft_metrics`: Accuracy, Brier score, calibration and confusion, counted in votes
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be"""
 
 __version__ = "0.0.1"

@@ -14,6 +14,7 @@ from . import plot as plot
 from . import properties as properties
 from . import regression as regression
 from . import soft_labels as soft_labels
+from . import soft_metrics as soft_metrics
 from . import span as span
 from . import all as all
 from .bi_tempered import BiTemperedLoss as BiTemperedLoss
@@ -141,6 +142,13 @@ from .soft_labels import SoftLabelCrossEntropy as SoftLabelCrossEntropy
 from .soft_labels import smooth_soft_labels as smooth_soft_labels
 from .soft_labels import soft_label_cross_entropy as soft_label_cross_entropy
 from .soft_labels import soft_label_cross_entropy_with_logits as soft_label_cross_entropy_with_logits
+from .soft_metrics import brier_score as brier_score
+from .soft_metrics import calibration_bins as calibration_bins
+from .soft_metrics import calibration_error as calibration_error
+from .soft_metrics import plot_confusion as plot_confusion
+from .soft_metrics import plot_reliability as plot_reliability
+from .soft_metrics import soft_accuracy as soft_accuracy
+from .soft_metrics import soft_confusion_matrix as soft_confusion_matrix
 from .span import DistanceLoss as DistanceLoss
 from .span import SpanLoss as SpanLoss
 from .span import best_span as best_span
