@@ -21,6 +21,7 @@ Modules:
 - `lossbook.regression`: From the mean to the median, to any quantile, and to a variance that trains
 - `lossbook.segmentation`: Losses on areas: how much of a mask is right, and not how many pixels are
 - `lossbook.soft_labels`: Cross entropy against labels that are distributions, smoothed or not
+- `lossbook.soft_metrics`: Accuracy, Brier score, calibration and confusion, counted in votes
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be
 - `lossbook.training`: Small batches, MixUp and several devices as one big batch; schedules for a loss; the losses that fit the data"""
 

@@ -1,6 +1,6 @@
 "fastai's data blocks, metrics and callbacks on spans and soft labels"
-import copy, pickle, pytest, torch, warnings
-from fastai.basics import DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock
+import copy, matplotlib.pyplot as plt, numpy as np, pickle, pytest, re, torch, warnings
+from fastai.basics import ColReader, DataBlock, DataLoaders, Learner, RandomSplitter, TransformBlock
 from fastai.basics import accuracy, defaults, nn, set_seed
 from fastai.callback.all import Callback, CutMix, MixUp, ProgressCallback
 from torch import tensor
@@ -8,8 +8,10 @@ from lossbook.check import loss_classes
 from lossbook.core import ClassLoss
 from lossbook.distillation import DistillationLoss
 from lossbook.focal import OHEM
-from lossbook.learner import AskTeacher, CheckBatch, RecordParts, SoftLabelBlock, SpanExactMatch, SpanF1, SpanJaccard
+from lossbook.learner import AskTeacher, BrierScore, CalibrationError, CheckBatch, RecordParts, SoftAccuracy
+from lossbook.learner import SoftInterpretation, SoftLabelBlock, SpanBlock, SpanExactMatch, SpanF1, SpanJaccard, TeacherLabels
 from lossbook.soft_labels import SoftLabelCrossEntropy
+from lossbook.soft_metrics import brier_score, calibration_error, soft_accuracy, soft_confusion_matrix
 from lossbook.span import SpanLoss, best_span, span_f1, span_jaccard
 
 @pytest.fixture(autouse=True)
@@ -375,3 +377,139 @@ def test_own_mean_of_positions():
     (v*mask).mean().backward()
     assert pickle.loads(pickle.dumps(v.detach())).equal(v) and copy.deepcopy(v.detach()).equal(v)
     assert torch.lerp(v, v, .5).allclose(v) and torch.stack([v,v]).shape==(2,4,5,5)
+
+# soft labels: where they come from, and what measures them
+
+NAMES = ['cat','dog','fox']
+
+def label(o, **kwargs): return SoftLabelBlock(NAMES, **kwargs).type_tfms[0](o)
+
+@pytest.mark.parametrize('o,want', [([3,1,0],[.75,.25,0.]), ((0,0,7),[0.,0.,1.]), (tensor([1,1,2]),[.25,.25,.5]),
+    ([90,10,0],[.9,.1,0.]), ([.9,.1,0.],[.9,.1,0.]), ([.33,.33,.33],[1/3]*3), ([1.,0.,0.],[1.,0.,0.])])
+def test_counts(o, want):
+    "Counts of votes become the distribution that they are, and rounded probabilities sum to 1"
+    torch.testing.assert_close(torch.Tensor(label(o)), tensor(want))
+
+@pytest.mark.parametrize('o,text', [([.9,.5,0.],'must sum to 1, or count votes'), ([0,0,0],'needs at least one vote'), ([2,-1,0],'must be >= 0'),
+    ([.5,float('nan'),.5],'must be >= 0'), ([float('inf'),0,0],'must be finite'), ([.5,.5],'must have 3 probabilities, got 2')])
+def test_no_soft_label(o, text):
+    with pytest.raises(ValueError, match=text): label(o)
+
+def test_votes():
+    "One label per annotator; who did not vote counts nothing"
+    pd = pytest.importorskip('pandas')
+    want = tensor([2/3,0.,1/3])
+    for o in (['cat','fox','cat'], ('cat','fox','cat',None), ['cat','','cat',float('nan'),'fox'], pd.Series(['cat',pd.NA,'fox','cat'])):
+        torch.testing.assert_close(torch.Tensor(label(o, votes=True)), want)
+    digits = SoftLabelBlock(range(3), votes=True).type_tfms[0]
+    torch.testing.assert_close(torch.Tensor(digits([2., 0., 2., float('nan')])), tensor([1/3,0.,2/3]))
+    with pytest.raises(ValueError, match="a vote must be one of cat, dog, fox, got 'cow'"): label(['cow'], votes=True)
+    with pytest.raises(ValueError, match='needs at least one vote'): label([None,''], votes=True)
+
+@pytest.fixture
+def people():
+    "A data frame of votes, counts and probabilities of 80 items"
+    pd = pytest.importorskip('pandas')
+    set_seed(42)
+    votes = torch.randint(3, (80,4))
+    counts = torch.nn.functional.one_hot(votes, 3).sum(1)
+    df = pd.DataFrame({f'person {i}': [NAMES[j] for j in votes[:,i]] for i in range(4)})
+    for i,k in enumerate(NAMES): df[k],df[f'p {k}'] = counts[:,i].numpy(),(counts[:,i]/4).numpy()
+    return df,counts/4
+
+def of_frame(df, block, y, **kwargs):
+    block = DataBlock((TransformBlock, block), get_x=lambda r: tensor([float(r[k]) for k in NAMES]), get_y=y,
+        splitter=RandomSplitter(seed=0))
+    return block.dataloaders(df, bs=16, device='cpu', **kwargs)
+
+@pytest.mark.parametrize('columns,votes', [(NAMES,False), ([f'p {k}' for k in NAMES],False), ([f'person {i}' for i in range(4)],True)])
+def test_from_columns(people, columns, votes):
+    "Counts, probabilities and votes from the columns of a data frame are the same labels; no loss has to be named"
+    df,want = people
+    dls = of_frame(df, SoftLabelBlock(NAMES, votes=votes), ColReader(columns))
+    y = torch.stack([torch.Tensor(o) for _,o in dls.train_ds])
+    torch.testing.assert_close(y, want[list(dls.train_ds.splits[0])])
+    learn = Learner(dls, nn.Linear(3,3), metrics=[SoftAccuracy(), BrierScore(), CalibrationError()])
+    assert isinstance(learn.loss_func, SoftLabelCrossEntropy)
+    fit(learn, 1)
+    assert learn.validate()[0]<2.5 # three times as much with counts
+
+def test_default_loss_of_spans(spans):
+    x,y = spans
+    block = DataBlock((TransformBlock, SpanBlock), get_x=lambda i: x[i], get_y=lambda i: y[i].tolist(), splitter=RandomSplitter(seed=0))
+    dls = block.dataloaders(range(120), bs=20, device='cpu')
+    a,b = (Learner(dls, nn.Conv1d(1, 2, 9, padding=4)) for _ in range(2))
+    assert isinstance(a.loss_func, SpanLoss) and a.loss_func is not b.loss_func
+    fit(a, 1)
+
+def test_teacher(people):
+    "What a trained Learner says becomes the labels of another one"
+    df,_ = people
+    dls = of_frame(df, SoftLabelBlock(NAMES), ColReader(NAMES))
+    teacher = Learner(dls, nn.Linear(3,3))
+    fit(teacher, 1)
+    for temperature in (1., 4.):
+        get_y = TeacherLabels(teacher, df, temperature)
+        student = of_frame(df, SoftLabelBlock(NAMES), get_y)
+        i = student.train_ds.splits[0][3]
+        with torch.no_grad(): want = (teacher.model(tensor([float(df.iloc[i][k]) for k in NAMES]))/temperature).softmax(0)
+        torch.testing.assert_close(torch.Tensor(student.train_ds[3][1]), want, atol=1e-5, rtol=1e-4)
+    fit(Learner(student, nn.Linear(3,3)), 1)
+    with pytest.raises(ValueError, match='temperature must be > 0'): TeacherLabels(teacher, df, 0)
+
+def test_teacher_of_a_list():
+    block = DataBlock((TransformBlock, SoftLabelBlock(NAMES)), get_x=lambda i: tensor([i,1.,2.]), get_y=lambda i: [1,2,3], splitter=RandomSplitter(seed=0))
+    teacher = Learner(block.dataloaders(range(40), bs=8, device='cpu'), nn.Linear(3,3))
+    labels = TeacherLabels(teacher, range(40))
+    with torch.no_grad(): torch.testing.assert_close(labels(7), teacher.model(tensor([7.,1.,2.])).softmax(0))
+    with pytest.raises(KeyError, match='50 is no item that the teacher was asked for'): labels(50)
+
+@pytest.mark.parametrize('loss', [SoftLabelCrossEntropy(), SoftLabelCrossEntropy(alpha=.1), nn.CrossEntropyLoss()], ids=repr)
+def test_soft_metrics(people, loss):
+    "Over batches of different size they are what the functions give on the whole set, from scores or with an activation"
+    df,_ = people
+    dls = of_frame(df, SoftLabelBlock(NAMES), ColReader(NAMES))
+    learn = Learner(dls, nn.Linear(3,3), loss, metrics=[SoftAccuracy(), BrierScore(), CalibrationError(7)])
+    fit(learn, 1)
+    dl = dls.valid.new(bs=5)
+    got = learn.validate(dl=dl)[1:]
+    preds,targs = learn.get_preds(dl=dl, act=lambda x: x)
+    probs = preds.softmax(1)
+    want = soft_accuracy(probs, targs),brier_score(probs, targs),calibration_error(probs, targs, 7)
+    torch.testing.assert_close(tensor(list(got)), torch.stack(want), rtol=1e-4, atol=1e-5)
+    assert [o.name for o in learn.metrics]==['soft_accuracy','brier_score','calibration_error']
+
+def test_metrics_of_indices(table):
+    "On fastai's own targets (N, 1) soft accuracy is accuracy"
+    from fastai.metrics import accuracy
+    from fastai.tabular.learner import tabular_learner
+    learn = tabular_learner(table[1], layers=[8], metrics=[accuracy, SoftAccuracy(), BrierScore()])
+    fit(learn, 1)
+    _,a,b,c = learn.validate()
+    assert a==pytest.approx(b) and 0<c<2
+
+def test_interpretation(people):
+    "fastai's ClassificationInterpretation, by votes"
+    df,_ = people
+    dls = of_frame(df, SoftLabelBlock(NAMES), ColReader(NAMES))
+    learn = Learner(dls, nn.Linear(3,3))
+    fit(learn, 1)
+    interp = SoftInterpretation.from_learner(learn)
+    probs,targs = learn.get_preds()
+    cm = interp.confusion_matrix()
+    np.testing.assert_allclose(cm, soft_confusion_matrix(probs, targs), rtol=1e-5)
+    assert cm.sum()==pytest.approx(16)
+    pairs = interp.most_confused(.1)
+    assert all(a!=b and n>=.1 for a,b,n in pairs) and [o[2] for o in pairs]==sorted([o[2] for o in pairs])[::-1]
+    ax = interp.plot_confusion_matrix(normalize=True)
+    assert [o.get_text() for o in ax.get_yticklabels()]==NAMES
+    assert interp.plot_reliability(5).lines
+    assert len(interp.top_losses(3)[0])==3
+    plt.close('all')
+
+def test_classification_report(people, capsys):
+    df,_ = people
+    learn = Learner(of_frame(df, SoftLabelBlock(NAMES), ColReader(NAMES)), nn.Linear(3,3))
+    SoftInterpretation.from_learner(learn).print_classification_report()
+    out = capsys.readouterr().out
+    assert all(k in out for k in NAMES) and re.search(r'accuracy .* 16\.0', out)
