@@ -127,16 +127,16 @@ class ScaledLoss(Loss):
 class InfoNCELoss(ScaledLoss, of=info_nce_loss):
     "Cross entropy of finding the positive among negatives (van den Oord et al. 2018, eq. 4)"
 
-# %% ../nbs/41_contrastive.ipynb #3131d408
+# %% ../nbs/41_contrastive.ipynb #92e0b037
 def sup_con(s, pos, others):
     return s.masked_fill(~others, -inf).logsumexp(1) - (pos*s).sum(1)/pos.sum(1)
 
-# %% ../nbs/41_contrastive.ipynb #e37b7ae8
+# %% ../nbs/41_contrastive.ipynb #f0c7613a
 def one_positive(s, pos, negatives):
     rest = s.masked_fill(~negatives, -inf).logsumexp(1, keepdim=True)
     return -(pos*F.logsigmoid(s-rest)).sum(1)/pos.sum(1)
 
-# %% ../nbs/41_contrastive.ipynb #67602571
+# %% ../nbs/41_contrastive.ipynb #8be9373c
 def nt_xent_loss(
     embeddings:Tensor, # (N, D), or (N, V, D) for V views of each example; or a tuple of views (N, D)
     target:Tensor|None=None, # (N,) labels, or (N, L) bools or 0 and 1 for several; by default each its own
@@ -153,7 +153,7 @@ def nt_xent_loss(
     b = group_batch(embeddings, target, sample_weight, processes)
     return group_loss(b, temperature, reduction, denominator, normalize, each_pair=True)
 
-# %% ../nbs/41_contrastive.ipynb #fe514937
+# %% ../nbs/41_contrastive.ipynb #bc994e81
 def sup_con_loss(
     embeddings:Tensor, # (N, D), or (N, V, D) for V views of each example; or a tuple of views (N, D)
     target:Tensor|None=None, # (N,) labels, or (N, L) bools or 0 and 1 for several; by default each its own
@@ -317,7 +317,7 @@ class SigLIPLoss(LearnedScale, of=siglip_loss):
         b = self._parameters.get('logit_bias')
         return super().learned() | ({} if b is None else dict(bias=to_float(b)))
 
-# %% ../nbs/41_contrastive.ipynb #9ac003b9
+# %% ../nbs/41_contrastive.ipynb #07ad0b08
 def cosface(c, y, margin, scale):
     own = picked(c, y)-margin
     return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
@@ -328,18 +328,18 @@ def with_angle(c, margin):
     sin = (1-c*c).clamp(min=1e-12).sqrt()
     return torch.where(c > -m.cos(), c*m.cos() - sin*m.sin(), c - m*m.sin())
 
-# %% ../nbs/41_contrastive.ipynb #aa6c3c84
+# %% ../nbs/41_contrastive.ipynb #43268c0b
 def arcface(c, y, margin, scale):
     own = with_angle(picked(c, y), margin)
     return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
 
-# %% ../nbs/41_contrastive.ipynb #afddd1a6
+# %% ../nbs/41_contrastive.ipynb #b9394122
 def proxy_softmax(c, y, scale): return info_nce(2*scale*c, y)
 def proxy_nca(c, y, scale):
     own = y.unsqueeze(1)==torch.arange(c.shape[1], device=c.device)
     return (2*scale*c).masked_fill(own, -inf).logsumexp(1) - 2*scale*picked(c, y)
 
-# %% ../nbs/41_contrastive.ipynb #a9af78b4
+# %% ../nbs/41_contrastive.ipynb #55f5bab4
 def arcface_loss(
     embeddings:Tensor, # (N, D) any float dtype
     target:Tensor, # (N,) class indices
@@ -355,7 +355,7 @@ def arcface_loss(
     check_range(scale, 'scale', 0, open_lo=True)
     return proxy_loss(embeddings, target, proxies, partial(arcface, margin=margin), scale, reduction, sample_weight)
 
-# %% ../nbs/41_contrastive.ipynb #966631f6
+# %% ../nbs/41_contrastive.ipynb #a3e90865
 def cosface_loss(
     embeddings:Tensor, # (N, D) any float dtype
     target:Tensor, # (N,) class indices
@@ -371,7 +371,7 @@ def cosface_loss(
     check_range(scale, 'scale', 0, open_lo=True)
     return proxy_loss(embeddings, target, proxies, partial(cosface, margin=margin), scale, reduction, sample_weight)
 
-# %% ../nbs/41_contrastive.ipynb #7702a368
+# %% ../nbs/41_contrastive.ipynb #ab21ec62
 def proxy_nca_loss(
     embeddings:Tensor, # (N, D) any float dtype
     target:Tensor, # (N,) class indices
@@ -424,19 +424,19 @@ class ProxyLoss(ScaledLoss):
         proxy_batch(embeddings, target, self.proxies, sample_weight, read=True)
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
 
-# %% ../nbs/41_contrastive.ipynb #03055769
+# %% ../nbs/41_contrastive.ipynb #9310432e
 class ArcFaceLoss(ProxyLoss, of=arcface_loss, order='n_classes n_features margin scale reduction'):
     "Cross entropy of cosines with an angle added to the labelled one (Deng et al. 2019, eq. 3)"
 
-# %% ../nbs/41_contrastive.ipynb #f41bb82f
+# %% ../nbs/41_contrastive.ipynb #3e9015e6
 class CosFaceLoss(ProxyLoss, of=cosface_loss, order='n_classes n_features margin scale reduction'):
     "Cross entropy of cosines, of which the labelled one is lowered (Wang et al. 2018, eq. 4)"
 
-# %% ../nbs/41_contrastive.ipynb #9dd2ef10
+# %% ../nbs/41_contrastive.ipynb #6edb3965
 class ProxyNCALoss(ProxyLoss, of=proxy_nca_loss, order='n_classes n_features scale reduction'):
     "Neighbourhood components with one proxy per class (Movshovitz-Attias et al. 2017, eq. 4)"
 
-# %% ../nbs/41_contrastive.ipynb #b0b551f9
+# %% ../nbs/41_contrastive.ipynb #1449dd37
 def barlow_twins(
     view1:Tensor, # (N, D) embeddings, any float dtype
     view2:Tensor, # (N, D) of the same examples, seen otherwise
@@ -451,7 +451,7 @@ def barlow_twins(
     on = c.diagonal()
     return (1-on).square().sum() + off_diagonal*(c.square().sum() - on.square().sum())
 
-# %% ../nbs/41_contrastive.ipynb #bf78ec4c
+# %% ../nbs/41_contrastive.ipynb #258b0484
 def vicreg(
     view1:Tensor, # (N, D) embeddings, any float dtype
     view2:Tensor, # (N, D) of the same examples, seen otherwise
