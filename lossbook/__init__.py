@@ -7,6 +7,7 @@ Modules:
 - `lossbook.blocks`: From the value of one class to a loss, and how it stays quick
 - `lossbook.catalog`: Every loss of the book in one table, with what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
+- `lossbook.contrastive`: Pull together what belongs together, and push away the rest of the batch: InfoNCE, SupCon, CLIP, SigLIP, ArcFace
 - `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class
 - `lossbook.cross_entropy`: Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
 - `lossbook.distillation`: A small network learns from the answers of a large one: what it takes for nearly right, and not only what is right

@@ -378,6 +378,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lossbook.contrastive.group_rows': ('contrastive.html#group_rows', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.group_slope': ('contrastive.html#group_slope', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.grouped': ('contrastive.html#grouped', 'lossbook/contrastive.py'),
+                                      'lossbook.contrastive.has_tangent': ('contrastive.html#has_tangent', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.hidden': ('contrastive.html#hidden', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.info_nce': ('contrastive.html#info_nce', 'lossbook/contrastive.py'),
                                       'lossbook.contrastive.info_nce_loss': ('contrastive.html#info_nce_loss', 'lossbook/contrastive.py'),
