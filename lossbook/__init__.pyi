@@ -25,12 +25,10 @@ from .blocks import class_loss as class_loss
 from .blocks import derivative_of as derivative_of
 from .check import Report as Report
 from .check import check_loss as check_loss
-from .contrastive import AddUp as AddUp
 from .contrastive import ArcFaceLoss as ArcFaceLoss
 from .contrastive import CLIPLoss as CLIPLoss
 from .contrastive import ContrastiveLoss as ContrastiveLoss
 from .contrastive import CosFaceLoss as CosFaceLoss
-from .contrastive import Gather as Gather
 from .contrastive import InfoNCELoss as InfoNCELoss
 from .contrastive import NTXentLoss as NTXentLoss
 from .contrastive import ProxyNCALoss as ProxyNCALoss

@@ -672,7 +672,7 @@ def rounded(case, dtype, where):
     "Is the loss of each example in `dtype` no worse than float32 rounded to it, plus one unit?"
     name,eps = str(dtype)[6:],torch.finfo(dtype).eps
     def flat(b, d):
-        v,grads = case.grad(b.to(d), in_dtype(case.loss, d))
+        v,grads = case.grad(b.to(d), in_dtype(in_dtype(case.loss, dtype), d)) # weights are rounded, too
         return v,*grads
     b = case.batch().to(dtype)
     for one in (b[i:i+1] for i in range(len(b))):
@@ -901,6 +901,7 @@ def check_traces(case):
 
 def baked(case, loss, b, others):
     "Does a trace of `loss` on `b` give the right values of other batches?"
+    if isinstance(loss, nn.Module): loss = copied(loss).requires_grad_(False) # a trace of a function keeps no parameters
     def f(*ts): return case(b.filled(ts), loss)
     try: traced = torch.jit.trace(f, tuple(b.flat()), check_trace=False)
     finally: case.last = b

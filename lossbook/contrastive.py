@@ -7,8 +7,7 @@ To be rewritten."""
 # %% auto #0
 __all__ = ['contrastive_loss', 'ContrastiveLoss', 'info_nce_loss', 'InfoNCELoss', 'nt_xent_loss', 'sup_con_loss', 'NTXentLoss',
            'SupConLoss', 'clip_loss', 'CLIPLoss', 'siglip_loss', 'SigLIPLoss', 'arcface_loss', 'cosface_loss',
-           'proxy_nca_loss', 'ArcFaceLoss', 'CosFaceLoss', 'ProxyNCALoss', 'barlow_twins', 'vicreg', 'Gather', 'AddUp',
-           'gather']
+           'proxy_nca_loss', 'ArcFaceLoss', 'CosFaceLoss', 'ProxyNCALoss', 'barlow_twins', 'vicreg', 'gather']
 
 # %% ../nbs/41_contrastive.ipynb #1a38e981
 import math, torch, torch.distributed as dist, torch.nn.functional as F
@@ -102,7 +101,8 @@ class ScaledLoss(Loss):
 
     def call(self, reduction, *batch, **kwargs):
         "The function, with what is learned as tensors"
-        given = {k: v for k,v in self.params().items() if k not in self.extra} | self.learned() | dict(reduction=reduction)
+        given = self.learned() | dict(reduction=reduction)
+        given |= {k: getattr(self, k) for k in self.names if k not in given and k not in self.extra}
         if self._parameters: warn_untrained(self)
         return self.func(*batch, **kwargs, **given)
 
@@ -214,35 +214,61 @@ def clip_loss(
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "InfoNCE in both directions (Radford et al. 2021, figure 3)"
     check_settings(reduction, temperature, processes)
+    if soft_targets and processes=='local':
+        raise ValueError("soft_targets needs processes='global': a target is about all pairs")
     b = pair_batch(sample_weight, processes, text=text, image=image)
     if not soft_targets: return both_ways(b, reduction, scale=1/temperature, normalize=normalize)
-    if processes=='local': raise ValueError("soft_targets needs processes='global': a target is about all pairs")
     return finish(SoftPairs(None, None, scale=1/temperature, normalize=normalize), b, reduction)
 
 # %% ../nbs/41_contrastive.ipynb #c151169f
+class Learned:
+    "A setting that shows as a number and may be a parameter of another form and name"
+    def __init__(self, param, of_number, to_number): self.param,self.of_number,self.to_number = param,of_number,to_number
+    def __set_name__(self, owner, name): self.name = name
+    def __get__(self, loss, cls=None):
+        if loss is None: return self
+        if (p := loss._parameters.get(self.param)) is not None: return self.to_number(p.item())
+        if self.name in loss.__dict__: return loss.__dict__[self.name]
+        raise AttributeError(self.name) # a tensor that was given is found by the module
+    def __set__(self, loss, v):
+        if (p := loss._parameters.get(self.param)) is None: loss.__dict__[self.name] = v
+        else: p.data.fill_(self.of_number(v))
+    def learn(self, loss):
+        "Make a parameter of the number, if it is one"
+        if isinstance(v := getattr(loss, self.name), Tensor): return
+        setattr(loss, self.param, nn.Parameter(torch.tensor(float(self.of_number(v)))))
+
 class LearnedScale(ScaledLoss):
-    "A loss that learns the logarithm of its scale, which is 1/temperature"
-    learnable:bool=True # is the temperature a parameter?
+    "A loss that may learn the logarithm of its scale, which is 1/temperature"
+    learnable:bool=True # is the temperature a parameter, as `logit_scale`?
+    max_scale:float=100. # what is learned keeps 1/temperature below this
+    temperature = Learned('logit_scale', lambda t: -math.log(t), lambda x: math.exp(-x))
     def check_params(self):
-        if self.learnable and 'logit_scale' not in self._parameters:
-            check_range(self.temperature, 'temperature', 0, open_lo=True)
-            self.logit_scale = nn.Parameter(torch.tensor(-math.log(self.temperature)))
+        check_range(self.temperature, 'temperature', 0, open_lo=True)
+        check_range(self.max_scale, 'max_scale', 0, open_lo=True)
+        if self.learnable: self.learn()
         super().check_params()
 
-    @property
-    def temperature(self):
-        "What similarities are divided by, as a number"
-        p = self._parameters.get('logit_scale')
-        return self.__dict__['start'] if p is None else math.exp(-p.item())
-    @temperature.setter
-    def temperature(self, v):
-        if 'logit_scale' in self._parameters:
-            with torch.no_grad(): self.logit_scale.fill_(-math.log(v))
-        else: self.__dict__['start'] = v
+    def with_params(self, **params):
+        other = super().with_params(**params)
+        if (p := self._parameters.get('logit_scale')) is None or not other.learnable: return other
+        other.to(p.device, p.dtype)
+        for k,v in {**self.params(), **params}.items():
+            if isinstance(getattr(type(self), k, None), Learned) and not isinstance(v, Tensor): setattr(other, k, v)
+        return other
+
+    def learn(self):
+        "Make parameters of what is learned"
+        t = self.temperature
+        if not isinstance(t, Tensor) and t*self.max_scale<1-1e-6:
+            raise ValueError(f'temperature must be >= 1/max_scale = {1/self.max_scale:g} to be learned, got {t:g}')
+        type(self).temperature.learn(self)
 
     def learned(self):
         if 'logit_scale' not in self._parameters: return {}
-        return dict(temperature=(-self.logit_scale).exp())
+        x = to_float(self.logit_scale)
+        # held below the largest, and still moved by its gradient
+        return dict(temperature=(-x - (x.clamp(max=math.log(self.max_scale))-x).detach()).exp())
 
 # %% ../nbs/41_contrastive.ipynb #f7150bcb
 class CLIPLoss(LearnedScale, of=clip_loss):
@@ -273,26 +299,15 @@ def siglip_loss(
 # %% ../nbs/41_contrastive.ipynb #dc5ea9ff
 class SigLIPLoss(LearnedScale, of=siglip_loss):
     "A sigmoid for every pair of the batch: does it belong together? (Zhai et al. 2023, eq. 1)"
-    def check_params(self):
-        if self.learnable and 'logit_bias' not in self._parameters:
-            check_range(self.bias, 'bias')
-            self.logit_bias = nn.Parameter(torch.tensor(float(self.bias)))
-        super().check_params()
-
-    @property
-    def bias(self):
-        "What is added to similarities, as a number"
-        p = self._parameters.get('logit_bias')
-        return self.__dict__['start_bias'] if p is None else p.item()
-    @bias.setter
-    def bias(self, v):
-        if 'logit_bias' in self._parameters:
-            with torch.no_grad(): self.logit_bias.fill_(v)
-        else: self.__dict__['start_bias'] = v
+    bias = Learned('logit_bias', float, float)
+    def learn(self):
+        check_range(self.bias, 'bias')
+        super().learn()
+        type(self).bias.learn(self)
 
     def learned(self):
-        if 'logit_bias' not in self._parameters: return super().learned()
-        return super().learned() | dict(bias=self.logit_bias)
+        b = self._parameters.get('logit_bias')
+        return super().learned() | ({} if b is None else dict(bias=to_float(b)))
 
 # %% ../nbs/41_contrastive.ipynb #64042c36
 def with_angle(c, margin):
@@ -353,7 +368,8 @@ def arcface(c, y, margin, scale):
     return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
 
 def cosface(c, y, margin, scale):
-    return info_nce(scale*(c - margin*(y.unsqueeze(1)==torch.arange(c.shape[1], device=c.device))), y)
+    own = picked(c, y)-margin
+    return info_nce(scale*c.scatter(1, y.unsqueeze(1), own.unsqueeze(1)), y)
 
 def proxy_softmax(c, y, scale): return info_nce(2*scale*c, y)
 def proxy_nca(c, y, scale):
@@ -437,7 +453,8 @@ def vicreg(
     a,b = two_views(view1, view2)
     parts = [vicreg_parts(o, spread, eps) for o in (a,b)]
     flat,mixed = ((p+q) for p,q in zip(*parts))
-    return invariance*(a-b).square().mean() + variance*flat/2 + covariance*mixed
+    near = (a-b).square().sum()/max(1, a.numel())
+    return invariance*near + variance*flat/2 + covariance*mixed
 
 # %% ../nbs/41_contrastive.ipynb #4451cf0e
 class Gather(torch.autograd.Function):
@@ -460,6 +477,7 @@ class AddUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, h): return Gather.apply(h)
 
+# %% ../nbs/41_contrastive.ipynb #c98bb533
 def gather(
     x:Tensor, # (N, *) the same shape in every process
 )->Tensor: # (W*N, *) of all W processes, in the order of their ranks
@@ -606,7 +624,7 @@ def proxy_batch(embeddings_, target, proxies, sample_weight, read=False):
     check_tensors(embeddings=embeddings_, target=target, proxies=proxies)
     x, = embeddings(sample_weight, embeddings=embeddings_)
     check_scores(proxies, 'proxies')
-    p,y = to_float(plain(proxies)),plain(target)
+    p,y = to_float(proxies if isinstance(proxies, nn.Parameter) else plain(proxies)),plain(target)
     if p.ndim!=2 or p.shape[1]!=x.shape[1]:
         raise ValueError(f'proxies must have shape (C, {x.shape[1]}), got {tuple(p.shape)}')
     if y.is_floating_point() or y.is_complex() or y.dtype==torch.bool:
@@ -836,6 +854,7 @@ def siglip_slope(s, y, keep=None, out=None):
     return v,g
 
 def group_slope(s, labels, y, n, all_labels, out=None, value=None, each_pair=False):
+    if value is sup_con and out is None and s.shape[1]>1: return sup_con_slope(s, labels, y, n, all_labels, each_pair)
     pos,mask,some = group_masks(labels, y, n, all_labels, out, value)
     some = some*n if each_pair else some
     share = pos/pos.sum(1, keepdim=True)
@@ -849,6 +868,16 @@ def group_slope(s, labels, y, n, all_labels, out=None, value=None, each_pair=Fal
         v,q = -(share*F.logsigmoid(-d)).sum(1),share*d.sigmoid()
         g = p.mul_(q.sum(1, keepdim=True)).sub_(q)
     return v*some,g.mul_(some.unsqueeze(1))
+
+def sup_con_slope(s, labels, y, n, all_labels, each_pair):
+    "Where all are there: few passes over the scores, of which each row leaves out its own"
+    own,count = y.unsqueeze(1),n.to(s.dtype).unsqueeze(1)
+    pos = (labels@all_labels.T>0 if labels.ndim==2 else labels.unsqueeze(1)==all_labels).to(s.dtype)
+    pos.scatter_(1, own, 0.).mul_((1. if each_pair else 1/count.clamp(min=1))*(count>0))
+    total = count if each_pair else (count>0).to(s.dtype) # of a row of `pos`
+    g = F.log_softmax(s.scatter_(1, own, -inf), 1).scatter_(1, own, 0.)
+    v = -(pos*g).sum(1)
+    return v,g.exp_().scatter_(1, own, 0.).mul_(total).sub_(pos)
 
 # %% ../nbs/41_contrastive.ipynb #5453b8ed
 class BothWays(Pairs):
