@@ -33,7 +33,7 @@ from fasttransform import DisplayedTransform
 from functools import partial
 from torch import nn
 from types import SimpleNamespace
-from .core import check_batch, check_made, check_range, plain
+from .core import Loss, check_batch, check_made, check_range, plain
 from .plot import label_lines, styled
 from .soft_labels import SoftLabelCrossEntropy
 from .soft_metrics import bin_sums, brier_score, gap, plot_confusion, plot_reliability
