@@ -394,7 +394,7 @@ def class_masks(logits, target, value, reduction, *, sample_weight=None, ignore_
     if x.ndim==2 and len(pos)>1:
         def whole(o): return o.reshape(*pos, o.shape[1]).movedim(-1, 1)
         x,y = whole(x),whole(y) if soft else y.reshape(pos)
-    out,w,image = shares(x.select(1, 0), valid, sample_weight, how['per_image'])
+    out,w,image = shares(x.select(1, 0), valid, sample_weight, how['per_image'], x.shape[1])
     if out is not None:
         out = out.unsqueeze(1)
         x,y = shielded(x, out),y.masked_fill(out, 0.) if soft else y
@@ -410,7 +410,7 @@ def binary_masks(logits, target, value, reduction, *, sample_weight=None, ignore
     if ignore_index is not None:
         check_range(ignore_index, 'ignore_index')
         valid = y!=ignore_index
-    out,w,image = shares(x, valid, sample_weight, how['per_image'])
+    out,w,image = shares(x, valid, sample_weight, how['per_image'], x.shape[1] if x.ndim>1 else None)
     check_label(y, None if out is None else ~out)
     x = to_float(x)
     if out is not None: x,y = x.masked_fill(out, 0.),y.masked_fill(out, 0.)
@@ -435,10 +435,10 @@ def masks_loss(value, x, y, w, image, act, reduction, *, per_image, empty, class
     return reduce(loss, reduction, image, norm)
 
 # %% ../nbs/17_segmentation.ipynb #c9eeecf0
-def shares(like, valid, sample_weight, per_image):
+def shares(like, valid, sample_weight, per_image, classes=None):
     """Which positions (N, *) are left out, and what counts how much: positions (N, *), and images (N,).
     None where nothing is left out, or all count alike"""
-    out = no_counts(valid, left_out(sample_weight, like))
+    out = no_counts(valid, left_out(sample_weight, like, classes))
     w = None if valid is None else valid.to(to_float(like[:0]).dtype)
     if sample_weight is None: return out,w,None
     each = expand_weight(sample_weight, to_float(like))

@@ -12,8 +12,8 @@ axe = Path(os.environ['AXE']).read_text()
 def chromium():
     o = webdriver.ChromeOptions()
     o.binary_location = '/usr/bin/chromium'
-    for a in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-            '--hide-scrollbars', f'--user-data-dir={tempfile.mkdtemp()}'): o.add_argument(a)
+    flags = 'headless=new','no-sandbox','disable-gpu','disable-background-networking','hide-scrollbars'
+    for a in (*flags, f'user-data-dir={tempfile.mkdtemp()}'): o.add_argument(f'--{a}')
     o.set_capability('goog:loggingPrefs', dict(browser='ALL'))
     return webdriver.Chrome(options=o, service=webdriver.ChromeService('/usr/bin/chromedriver'))
 
