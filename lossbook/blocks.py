@@ -74,6 +74,7 @@ def attached(value):
 
 def is_learned(f):
     "Does `f` hold a tensor, as a keyword or in its closure? It may be learned, and then autograd has to see the formula"
+    if not is_eager(): return True # it sees it there anyway, and older compilers cannot look
     if isinstance(f, partial): held = [*f.args, *f.keywords.values(), f.func]
     else: held = [c.cell_contents for c in getattr(f, '__closure__', None) or ()]
     return any(isinstance(o, Tensor) or callable(o) and is_learned(o) for o in held)
