@@ -84,8 +84,10 @@ def info_nce_loss(
     "Cross entropy of finding the positive among negatives (van den Oord et al. 2018, eq. 4)"
     check_settings(reduction, temperature, processes)
     if negatives is not None:
-        if symmetric or processes: raise ValueError('with negatives that are given, symmetric and processes have no meaning')
-        return given_negatives(query, positive, negatives, temperature, reduction, in_batch, normalize, sample_weight)
+        if symmetric or processes:
+            raise ValueError('symmetric and processes have no meaning beside negatives')
+        how = temperature,reduction,in_batch,normalize,sample_weight
+        return given_negatives(query, positive, negatives, *how)
     b = pair_batch(sample_weight, processes, query=query, positive=positive)
     how = dict(scale=1/temperature, normalize=normalize)
     if not symmetric: return finish(Pairs(info_nce_rows, info_nce_slope, **how), b, reduction)
@@ -138,12 +140,12 @@ def one_positive(s, pos, negatives):
 
 # %% ../nbs/41_contrastive.ipynb #8be9373c
 def nt_xent_loss(
-    embeddings:Tensor, # (N, D), or (N, V, D) for V views of each example; or a tuple of views (N, D)
-    target:Tensor|None=None, # (N,) labels, or (N, L) bools or 0 and 1 for several; by default each its own
+    embeddings:Tensor, # (N, D), or (N, V, D) for V views of each; or a tuple of (N, D)
+    target:Tensor|None=None, # (N,) labels, or (N, L) of 0 and 1; by default each its own
     temperature:float=.5, # by which cosines are divided, > 0
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
-    denominator:str='all', # besides the positive: 'all' others, or with 'negatives' no other positive
+    denominator:str='all', # 'all' others; or 'negatives' and the positive in question
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
@@ -155,12 +157,12 @@ def nt_xent_loss(
 
 # %% ../nbs/41_contrastive.ipynb #bc994e81
 def sup_con_loss(
-    embeddings:Tensor, # (N, D), or (N, V, D) for V views of each example; or a tuple of views (N, D)
-    target:Tensor|None=None, # (N,) labels, or (N, L) bools or 0 and 1 for several; by default each its own
+    embeddings:Tensor, # (N, D), or (N, V, D) for V views of each; or a tuple of (N, D)
+    target:Tensor|None=None, # (N,) labels, or (N, L) of 0 and 1; by default each its own
     temperature:float=.1, # by which cosines are divided, > 0
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
-    denominator:str='all', # besides the positive: 'all' others, or with 'negatives' no other positive
+    denominator:str='all', # 'all' others; or 'negatives' and the positive in question
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
@@ -353,7 +355,8 @@ def arcface_loss(
     "Cross entropy of cosines with an angle added to the labelled one (Deng et al. 2019, eq. 3)"
     check_range(margin, 'margin', 0, 3.14159)
     check_range(scale, 'scale', 0, open_lo=True)
-    return proxy_loss(embeddings, target, proxies, partial(arcface, margin=margin), scale, reduction, sample_weight)
+    value = partial(arcface, margin=margin)
+    return proxy_loss(embeddings, target, proxies, value, scale, reduction, sample_weight)
 
 # %% ../nbs/41_contrastive.ipynb #a3e90865
 def cosface_loss(
@@ -369,7 +372,8 @@ def cosface_loss(
     "Cross entropy of cosines, of which the labelled one is lowered (Wang et al. 2018, eq. 4)"
     check_range(margin, 'margin', 0)
     check_range(scale, 'scale', 0, open_lo=True)
-    return proxy_loss(embeddings, target, proxies, partial(cosface, margin=margin), scale, reduction, sample_weight)
+    value = partial(cosface, margin=margin)
+    return proxy_loss(embeddings, target, proxies, value, scale, reduction, sample_weight)
 
 # %% ../nbs/41_contrastive.ipynb #ab21ec62
 def proxy_nca_loss(
@@ -463,7 +467,8 @@ def vicreg(
     eps:float=1e-4, # added to variances, > 0
 )->Tensor: # ()
     "Variance, invariance and covariance of two views (Bardes et al. 2022, eq. 6)"
-    for k,v in dict(invariance=invariance, variance=variance, covariance=covariance, spread=spread).items(): check_range(v, k, 0)
+    given = dict(invariance=invariance, variance=variance, covariance=covariance, spread=spread)
+    for k,v in given.items(): check_range(v, k, 0)
     check_range(eps, 'eps', 0, open_lo=True)
     a,b = two_views(view1, view2)
     parts = [vicreg_parts(o, spread, eps) for o in (a,b)]
@@ -502,7 +507,8 @@ def gather(
     dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
     sizes = [o.item() for o in sizes]
     if len(set(sizes))>1:
-        raise ValueError(f'every process must have as many examples as the others, got {", ".join(map(str, sizes))}')
+        raise ValueError('every process must have as many examples as the others, got '
+            + ', '.join(map(str, sizes)))
     return Gather.apply(plain(x))
 
 # %% ../nbs/41_contrastive.ipynb #95469f4c

@@ -479,7 +479,7 @@ def test_views_finite(f, dtype, big):
     (lambda a: sup_con_loss(a, torch.arange(5)), r'target must have shape \(6,\) or \(6, L\), got \(5,\)'),
     (lambda a: nt_xent_loss((a,a[:2])), r'views must have one shape'),
     (lambda a: info_nce_loss(a, a, a[:,:2]), r'negatives must have shape \(K, 4\) or \(6, K, 4\), got \(6, 2\)'),
-    (lambda a: info_nce_loss(a, a, a, symmetric=True), 'symmetric and processes have no meaning'),
+    (lambda a: info_nce_loss(a, a, a, symmetric=True), 'symmetric and processes have no meaning beside negatives'),
     (lambda a: clip_loss(a, a, soft_targets=True, processes='local'), "soft_targets needs processes='global'"),
     (lambda a: info_nce_loss(a, a, processes='local'), 'init_process_group'),
     (lambda a: ArcFaceLoss(), "ArcFaceLoss: missing a required argument: 'n_classes'"),
