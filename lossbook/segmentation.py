@@ -68,7 +68,7 @@ class MasksLoss:
         weights = 'the weights average the classes of an image'
         return dict(dense='a loss of areas, not a mean over pixels', weighted_means=weights) \
             | ({} if self.weight is None else dict(means=weights)) \
-            | ({} if self.per_image else dict(splits='the batch is one large image'))
+            | ({} if self.per_image else dict(splits='the batch is one large image', accumulates='the batch is one large image'))
 
     def per_class(self):
         "As the weights say; or enough classes to have those that count"
