@@ -100,11 +100,11 @@ from .imbalance import init_prior_bias as init_prior_bias
 from .imbalance import ldam_loss_with_logits as ldam_loss_with_logits
 from .imbalance import logit_adjusted_loss_with_logits as logit_adjusted_loss_with_logits
 from .learner import AskTeacher as AskTeacher
-from .learner import BrierScore as BrierScore
 from .learner import CalibrationError as CalibrationError
 from .learner import CheckBatch as CheckBatch
 from .learner import RecordParts as RecordParts
 from .learner import SoftAccuracy as SoftAccuracy
+from .learner import SoftBrierScore as SoftBrierScore
 from .learner import SoftInterpretation as SoftInterpretation
 from .learner import SoftLabelBlock as SoftLabelBlock
 from .learner import SpanBlock as SpanBlock

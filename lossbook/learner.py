@@ -3,7 +3,7 @@
 Every loss of this book can be given to a fastai `Learner` as it is. What is here makes the rest of fastai's data block
 API fit the targets that fastai does not know: `SpanBlock` for a start and an end, `SoftLabelBlock` for a distribution
 over classes, for votes, or for what a teacher says. `SpanJaccard`, `SpanF1` and `SpanExactMatch`, `SoftAccuracy`,
-`BrierScore` and `CalibrationError` are metrics for them, and `SoftInterpretation` shows what is taken for what.
+`SoftBrierScore` and `CalibrationError` are metrics for them, and `SoftInterpretation` shows what is taken for what.
 `RecordParts` draws the parts of a loss over a training, `CheckBatch` looks at the values of the first batch, `TrainLoss`
 trains a loss that has parameters of its own, and `AskTeacher` asks a teacher for a loss that wants its answers."""
 
@@ -11,13 +11,12 @@ trains a loss that has parameters of its own, and `AskTeacher` asks a teacher fo
 
 # %% auto #0
 __all__ = ['SpanBlock', 'SoftLabelBlock', 'TeacherLabels', 'SpanJaccard', 'SpanF1', 'SpanExactMatch', 'SoftAccuracy',
-           'BrierScore', 'CalibrationError', 'SoftInterpretation', 'CheckBatch', 'RecordParts', 'AskTeacher',
+           'SoftBrierScore', 'CalibrationError', 'SoftInterpretation', 'CheckBatch', 'RecordParts', 'AskTeacher',
            'TrainLoss']
 
 # %% ../nbs/60_learner.ipynb #2fe16ae9
 from .core import load
 load('fastai', 'fastai') # says what brings it, where it is not there
-
 
 # %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
@@ -194,7 +193,7 @@ def SoftAccuracy():
     "Share of the labels that is on the predicted classes, of soft labels or indices"
     return mean_metric(soft_accuracy, 'soft_accuracy')
 
-def BrierScore():
+def SoftBrierScore():
     "Mean squared distance between prediction and label, from 0 to 2 (Brier 1950)"
     return mean_metric(brier_score, 'brier_score')
 

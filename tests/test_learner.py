@@ -8,7 +8,7 @@ from lossbook.check import loss_classes
 from lossbook.core import ClassLoss
 from lossbook.distillation import DistillationLoss
 from lossbook.focal import OHEM
-from lossbook.learner import AskTeacher, BrierScore, CalibrationError, CheckBatch, RecordParts, SoftAccuracy
+from lossbook.learner import AskTeacher, CalibrationError, CheckBatch, RecordParts, SoftAccuracy, SoftBrierScore
 from lossbook.learner import SoftInterpretation, SoftLabelBlock, SpanBlock, SpanExactMatch, SpanF1, SpanJaccard, TeacherLabels
 from lossbook.soft_labels import SoftLabelCrossEntropy
 from lossbook.soft_metrics import brier_score, calibration_error, soft_accuracy, soft_confusion_matrix
@@ -330,7 +330,7 @@ def test_dense_mixup(name, size):
     fit(learn, 1)
     pred,y,y1,lam,got = kept.batch
     assert lam.shape==(16,) and lam.unique().numel()>1
-    each = [loss.reduced('none', pred, o).flatten(1).mean(1) for o in (y1,y)]
+    each = [loss.reduced('none', pred, o).reshape(16, -1).mean(1) for o in (y1,y)] # per pixel or per mask
     torch.testing.assert_close(got, torch.lerp(*each, lam).mean().item(), rtol=1e-4, atol=1e-5)
     assert loss.reduction=='mean' and learn.get_preds(with_loss=True)[2].shape==(16,)
 
@@ -429,7 +429,7 @@ def test_from_columns(people, columns, votes):
     dls = of_frame(df, SoftLabelBlock(NAMES, votes=votes), ColReader(columns))
     y = torch.stack([torch.Tensor(o) for _,o in dls.train_ds])
     torch.testing.assert_close(y, want[list(dls.train_ds.splits[0])])
-    learn = Learner(dls, nn.Linear(3,3), metrics=[SoftAccuracy(), BrierScore(), CalibrationError()])
+    learn = Learner(dls, nn.Linear(3,3), metrics=[SoftAccuracy(), SoftBrierScore(), CalibrationError()])
     assert isinstance(learn.loss_func, SoftLabelCrossEntropy)
     fit(learn, 1)
     assert learn.validate()[0]<2.5 # three times as much with counts
@@ -469,7 +469,7 @@ def test_soft_metrics(people, loss):
     "Over batches of different size they are what the functions give on the whole set, from scores or with an activation"
     df,_ = people
     dls = of_frame(df, SoftLabelBlock(NAMES), ColReader(NAMES))
-    learn = Learner(dls, nn.Linear(3,3), loss, metrics=[SoftAccuracy(), BrierScore(), CalibrationError(7)])
+    learn = Learner(dls, nn.Linear(3,3), loss, metrics=[SoftAccuracy(), SoftBrierScore(), CalibrationError(7)])
     fit(learn, 1)
     dl = dls.valid.new(bs=5)
     got = learn.validate(dl=dl)[1:]
@@ -483,7 +483,7 @@ def test_metrics_of_indices(table):
     "On fastai's own targets (N, 1) soft accuracy is accuracy"
     from fastai.metrics import accuracy
     from fastai.tabular.learner import tabular_learner
-    learn = tabular_learner(table[1], layers=[8], metrics=[accuracy, SoftAccuracy(), BrierScore()])
+    learn = tabular_learner(table[1], layers=[8], metrics=[accuracy, SoftAccuracy(), SoftBrierScore()])
     fit(learn, 1)
     _,a,b,c = learn.validate()
     assert a==pytest.approx(b) and 0<c<2
