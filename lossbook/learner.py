@@ -18,7 +18,6 @@ __all__ = ['SpanBlock', 'SoftLabelBlock', 'TeacherLabels', 'SpanJaccard', 'SpanF
 from .core import load
 load('fastai', 'fastai') # says what brings it, where it is not there
 
-
 # %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
 from fastai.basics import L, is_listy

@@ -8,7 +8,7 @@ from lossbook.check import loss_classes
 from lossbook.core import ClassLoss
 from lossbook.distillation import DistillationLoss
 from lossbook.focal import OHEM
-from lossbook.learner import AskTeacher, SoftBrierScore, CalibrationError, CheckBatch, RecordParts, SoftAccuracy
+from lossbook.learner import AskTeacher, CalibrationError, CheckBatch, RecordParts, SoftAccuracy, SoftBrierScore
 from lossbook.learner import SoftInterpretation, SoftLabelBlock, SpanBlock, SpanExactMatch, SpanF1, SpanJaccard, TeacherLabels
 from lossbook.soft_labels import SoftLabelCrossEntropy
 from lossbook.soft_metrics import brier_score, calibration_error, soft_accuracy, soft_confusion_matrix
@@ -330,8 +330,7 @@ def test_dense_mixup(name, size):
     fit(learn, 1)
     pred,y,y1,lam,got = kept.batch
     assert lam.shape==(16,) and lam.unique().numel()>1
-    each = [loss.reduced('none', pred, o) for o in (y1,y)]
-    each = [o.flatten(1).mean(1) if o.ndim>1 else o for o in each] # areas have a value for each image
+    each = [loss.reduced('none', pred, o).reshape(16, -1).mean(1) for o in (y1,y)] # per pixel or per mask
     torch.testing.assert_close(got, torch.lerp(*each, lam).mean().item(), rtol=1e-4, atol=1e-5)
     assert loss.reduction=='mean' and learn.get_preds(with_loss=True)[2].shape==(16,)
 
