@@ -144,7 +144,7 @@
     if (window.Fuse) {
       fuse = new window.Fuse(index, {
         keys: [{ name: "title", weight: 2 }, { name: "section", weight: 2 }, { name: "text", weight: 1 }],
-        ignoreLocation: true, threshold: 0.2, useExtendedSearch: true, minMatchCharLength: 2, includeMatches: false,
+        ignoreLocation: true, threshold: 0.3, minMatchCharLength: 2, includeMatches: false,
       });
     }
   };
@@ -168,8 +168,7 @@
       if (q.length < 2) { hide(); return; }
       await loadIndex();
       const limit = parseInt(box.dataset.limit, 10) || 20;
-      const hits = fuse ? fuse.search(q, { limit }).map((h) => h.item)
-        : index.filter((e) => (e.title + " " + e.section + " " + e.text).toLowerCase().includes(q.toLowerCase())).slice(0, limit);
+      const hits = window.lossbookSearch(index, q, limit);
       if (!hits.length) { show('<div class="search-none">No results</div>'); return; }
       show(hits.map((e) => `<a class="search-result" href="${offset}${e.href}">` +
         `<div class="search-result-title">${escapeHtml(e.title)}</div>` +
