@@ -16,7 +16,8 @@ __all__ = ['SpanBlock', 'SoftLabelBlock', 'TeacherLabels', 'SpanJaccard', 'SpanF
 
 # %% ../nbs/60_learner.ipynb #2fe16ae9
 from .core import load
-load('fastai', 'fastai') # says what brings it, where it is not there
+# says what brings it, where it is not there
+load('fastai', 'fastai');
 
 # %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
