@@ -54,7 +54,6 @@ from .contrastive import sup_con_loss as sup_con_loss
 from .contrastive import vicreg as vicreg
 from .core import BinaryLoss as BinaryLoss
 from .core import ClassLoss as ClassLoss
-from .core import Hooks as Hooks
 from .core import Loss as Loss
 from .core import assert_same as assert_same
 from .core import check_batch as check_batch

@@ -97,7 +97,8 @@ def info_nce_loss(
 class ScaledLoss(Loss):
     "A loss on two embeddings each, or on a tuple of them, whose temperature may be learned"
     task,n_preds = 'embeddings',2
-    check_skips = dict(repeats='a second copy of an example is one negative more',
+    check_skips = dict(accumulates='every other example of a batch is a negative',
+        repeats='a second copy of an example is one negative more',
         splits='each example is compared with the whole batch')
     def forward(self, *batch, sample_weight=None):
         "The loss of two batches of embeddings, or of a tuple of them, whatever target comes with it"
@@ -176,7 +177,8 @@ def sup_con_loss(
 class GroupLoss(ScaledLoss):
     "A loss on embeddings and labels that say which belong together"
     n_preds = 1
-    check_skips = dict(repeats='a second copy of an example is a positive more',
+    check_skips = dict(accumulates='every other example of a batch counts',
+        repeats='a second copy of an example is a positive more',
         splits='each example is compared with the whole batch')
     def forward(self,
         embeddings, # (N, D) or (N, V, D); or a tuple of views (N, D)

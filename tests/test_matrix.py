@@ -389,6 +389,8 @@ def why_not(name, use):
     if use=='segmentation' and 'ignore_index' not in params: return 'the loss has no ignore_index'
     if use in ('mixup','cutmix') and not mixes(name): return 'integer targets that are no classes cannot be mixed'
     if use=='cutmix' and not typed(name): return 'rows are no images'
+    if task=='teacher' and use in ('mixup','accumulation','exact_accumulation','summary','check_batch'):
+        return 'two targets, where this use of fastai takes one; AskTeacher brings the teacher there'
     if use=='schedule' and number_of(name) is None: return 'the loss has no number for a parameter'
     if use=='record_parts' and not hasattr(loss, 'parts'): return 'the loss has no parts'
     if use=='exact_accumulation' and 'accumulates' in getattr(loss, 'check_skips', {}): return loss.check_skips['accumulates']
