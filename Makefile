@@ -63,7 +63,7 @@ check-fresh:
 	@cd .venv && npm pack --silent axe-core@4.10.3 >/dev/null && mkdir -p axe && tar xzf axe-core-4.10.3.tgz -C axe
 	@touch $@
 
-site-test: ## the rendered site in Chromium: nothing cut, accessible, offline, links land, search finds
+site-test: ## the rendered site in Chromium: nothing cut, accessible, offline, links land
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then \
 	  $(MAKE) --no-print-directory .venv/site && AXE=.venv/axe/package/axe.min.js $(PY) -m pytest -p no:xdist tests/browser.py; \
 	else echo "make site-test: left out, since chromium, chromedriver or npm was not found"; fi
