@@ -104,45 +104,78 @@ def nearest_gap(points, boxes):
     import numpy as np
     return gap_to_boxes(points, boxes).min(1) if len(points) else np.full(len(boxes), 1e4)
 
-def overlaps(boxes, box, pad):
-    "Which boxes (K, 4) come closer than `pad` to one box?"
-    l,b,r,t = boxes.T
-    return (l<box[2]+pad) & (r>box[0]-pad) & (b<box[3]+pad) & (t>box[1]-pad)
-
 def boxes_beside(points, size, frame, em):
-    "Boxes (K, 4) of one `size` beside points, inside of a frame"
+    "Boxes (K, 4) of one `size` beside points and on them, inside of a frame, and which (K,) are on a point"
     import numpy as np
     size = np.array(size)
     sides = np.array([(i,j) for i in (-1,0,1) for j in (-1,0,1) if i or j])
-    away = np.concatenate([sides*(size/2+g*em) for g in (.35,1.,2.,3.5)])
+    away = np.concatenate([sides*(size/2+g*em) for g in (.35,1.,2.,3.5)]+[[[0,0]]])
     mid = (points[:,None]+away).reshape(-1, 2)
     boxes = np.concatenate([mid-size/2, mid+size/2], 1)
     l,b,r,t = frame
     inside = (boxes[:,0]>=l) & (boxes[:,1]>=b) & (boxes[:,2]<=r) & (boxes[:,3]<=t)
-    return boxes[inside]
+    return boxes[inside],(np.arange(len(boxes))%len(away)==len(away)-1)[inside]
+
+def name_places(own, others, sizes, frame, em, taken):
+    "The best places for one name: cost (K,), box (K, 4), leader (K, 8, 2), and which of the sizes (K,)"
+    import numpy as np
+    parts = [boxes_beside(own[::max(len(own)//48, 1)], o, frame, em) for o in sizes]
+    boxes,on = (np.concatenate(o) for o in zip(*parts))
+    kind = np.arange(len(parts)).repeat([len(o) for o,_ in parts])
+    if not len(boxes): return np.zeros(0),boxes,np.zeros((0,8,2)),kind
+    gaps = gap_to_boxes(own, boxes)
+    near,far,apart = gaps.min(1),nearest_gap(others, boxes),nearest_gap(others, own[:,[0,1,0,1]])[gaps.argmin(1)]
+    cost = 4*near/em-np.minimum(far-near, 6*em)/em+.5*kind
+    cost += abs(boxes[:,[0,2]].mean(1)-(frame[0]+frame[2])/2)/(frame[2]-frame[0]) # among equals, the middle
+    cost += 100*(far<.25*em)+np.where(on, 8, 60*(near<.15*em)) # touches a line
+    cost += (40+20*np.maximum(near-far, 0)/em)*(far<near+.2*em) # its leader would cross another line
+    cost += 60*(far<near)*(near<=.9*em) # without a leader it would seem to name that line
+    cost += np.where(near>.9*em, 25*(apart<.4*em), 10*(apart<.25*em)) # beside a place where lines meet
+    for o in taken: cost += 200*overlap(boxes, o, .2*em)
+    best = cost.argsort(kind='stable')[:400]
+    boxes,end = boxes[best],own[gaps.argmin(1)[best]]
+    start = np.clip(end, boxes[:,:2], boxes[:,2:])
+    start = np.where((near[best]>.9*em)[:,None], start, boxes[:,:2]) # no leader, so nothing to cross
+    end = np.where((near[best]>.9*em)[:,None], end, boxes[:,:2])
+    return cost[best],boxes,start[:,None]+np.linspace(0, 1, 8)[:,None]*(end-start)[:,None],kind[best]
+
+def overlap(boxes, box, pad):
+    "Which boxes (..., 4) come closer than `pad` to one box?"
+    import numpy as np
+    l,b,r,t = np.moveaxis(boxes, -1, 0)
+    return (l<box[2]+pad) & (r>box[0]-pad) & (b<box[3]+pad) & (t>box[1]-pad)
 
 def place_names(curves, sizes, frame, em, taken=(), strays=None):
-    "A box for the name of each curve, given as points on the screen, or None where there is no room"
+    "For each curve, given as points on the screen, the box of its name and which of its sizes; or None without room"
     import numpy as np
     strays = np.zeros((0,2)) if strays is None else strays
-    tries,costs,res = [],[],[None]*len(curves)
-    for i,(own,size) in enumerate(zip(curves, sizes)):
-        boxes = boxes_beside(own[::max(len(own)//48, 1)], size, frame, em)
-        others = np.concatenate([o for j,o in enumerate(curves) if j!=i]+[strays])
-        near,far = nearest_gap(own, boxes),nearest_gap(others, boxes)
-        cost = 4*near/em-np.minimum(far-near, 6*em)/em
-        cost += 100*(far<.25*em)+60*(near<.15*em)
-        cost += (40+20*np.maximum(near-far, 0)/em)*(far<near+.2*em) # its leader would cross another line
-        for o in taken: cost += 200*overlaps(boxes, o, .2*em)
-        tries.append(boxes)
-        costs.append(cost)
-    order = sorted((i for i,o in enumerate(tries) if len(o)), key=lambda i: -costs[i].min())
-    for i in 3*order:
-        cost = costs[i].copy()
-        for j,o in enumerate(res):
-            if o is not None and j!=i: cost += 200*overlaps(tries[i], o, .25*em)
-        res[i] = tries[i][cost.argmin()]
-    return res
+    def others(i): return np.concatenate([o for j,o in enumerate(curves) if j!=i]+[strays])
+    ways = [name_places(o, others(i), sizes[i], frame, em, taken) for i,o in enumerate(curves)]
+    order = sorted((i for i,o in enumerate(ways) if len(o[0])), key=lambda i: -ways[i][0][0])
+    def costs(i, at):
+        cost,boxes,leads,_ = ways[i]
+        cost = cost.copy()
+        for j,k in at.items():
+            if j==i: continue
+            box,lead = ways[j][1][k],ways[j][2][k]
+            cost += 200*overlap(boxes, box, .25*em)
+            cost += 50*overlap(np.concatenate([leads, leads], 2), box, .1*em).any(1)
+            cost += 50*(nearest_gap(lead, boxes)<.1*em)
+        return cost
+    best,least = {},float('inf')
+    for r in range(len(order)): # from several orders, each name may move as the others stand
+        at = {}
+        for i in 3*(order[r:]+order[:r]): at[i] = costs(i, at).argmin()
+        total = sum(costs(i, at)[k] for i,k in at.items())
+        if total<least-1e-6: best,least = at,total
+    return [(ways[i][1][best[i]],ways[i][3][best[i]]) if i in best else None for i in range(len(curves))]
+
+def in_two_rows(name):
+    "A name cut near its middle: at a bracket, a blank or between words"
+    cuts = [m.start() for m in re.finditer(r'(?<=.)(?:\(| |(?<=[a-z])(?=[A-Z]))', name)]
+    if len(name)<11 or not cuts: return name
+    i = name.index('(', 1) if '(' in name[1:] else min(cuts, key=lambda i: abs(2*i-len(name)))
+    return f'{name[:i].rstrip()}\n{name[i:].lstrip()}'
 
 # %% ../nbs/04_plot.ipynb #91f0a002
 def readable(colour):
@@ -186,14 +219,21 @@ def line_names():
             texts = [o.get_window_extent(renderer) for o in ax.texts if o not in self.names]
             if ax.get_legend(): texts.append(ax.get_legend().get_window_extent(renderer))
             pad = .15*em
-            sizes = [(o.width+2*pad, o.height+2*pad) for o in (Text.get_window_extent(o, renderer) for o in self.names)]
+            def size(name, text):
+                name.set_text(text)
+                o = Text.get_window_extent(name, renderer)
+                return o.width+2*pad,o.height+2*pad
+            texts_of = [dict.fromkeys([o.get_label(), in_two_rows(o.get_label())]) for o in self.lines]
+            sizes = [[size(o, text) for text in ts] for o,ts in zip(self.names, texts_of)]
             strays = np.concatenate([np.zeros((0,2))]+[p for o,p in points.items() if o not in self.lines])
             curves = [points.get(o, np.zeros((0,2))) for o in self.lines]
             edge = np.array([2,2,-2,-2])*em/10
-            boxes = place_names(curves, sizes, frame+edge, em, [o.extents for o in texts], strays)
-            for name,curve,box in zip(self.names, curves, boxes):
-                name.set_visible(box is not None)
-                if box is None: continue
+            places = place_names(curves, sizes, frame+edge, em, [o.extents for o in texts], strays)
+            for name,curve,place,ts in zip(self.names, curves, places, texts_of):
+                name.set_visible(place is not None)
+                if place is None: continue
+                box = place[0]
+                name.set_text([*ts][place[1]])
                 gaps = gap_to_boxes(curve, box[None])[0]
                 name.xy = ax.transData.inverted().transform(curve[gaps.argmin()])
                 name.set_position(ax.transAxes.inverted().transform(box[:2]+pad))
@@ -209,15 +249,15 @@ def label_lines(
     for o in [o for o in ax.artists if isinstance(o, cls)]: o.remove()
     lines,names = [o for o in ax.lines if not o.get_label().startswith('_')],[]
     for i,o in enumerate(lines):
-        name,c = o.get_label(),readable(o.get_color())
-        if len(name)>15: name = name.replace('(', '\n(', 1)
+        c = readable(o.get_color())
         look = dict(arrowstyle='-', shrinkA=0, shrinkB=0, color=c, lw=.7)
-        back = dict(boxstyle='square,pad=.15', fc=ax.get_facecolor(), ec='none', alpha=.8)
-        names.append(ax.annotate(name, (.5,.5), (.5,.5), 'data', 'axes fraction', size=size, color=c, ha='left',
+        back = dict(boxstyle='square,pad=.15', fc=ax.get_facecolor(), ec='none')
+        names.append(ax.annotate(o.get_label(), (.5,.5), (.5,.5), 'data', 'axes fraction', size=size, color=c, ha='left',
             va='bottom', annotation_clip=False, arrowprops=look, bbox=back, zorder=4, in_layout=False))
         n = f'{ax.figure.axes.index(ax)}-{i}'
         o.set_gid(f'line-{n}')
         names[-1].set_gid(f'name-{n}')
+        names[-1].arrow_patch.set_gid(f'lead-{n}')
     if lines: ax.add_artist(cls(lines, names))
 
 # %% ../nbs/04_plot.ipynb #45fa323b

@@ -1,11 +1,13 @@
 "Pictures of losses from anywhere, and that they leave everything else as it was"
-import functools, os, pytest, subprocess, sys, torch, torch.nn.functional as F
+import functools, json, os, pytest, re, subprocess, sys, torch, torch.nn.functional as F
 import fastai.losses as fl, lossbook, matplotlib.pyplot as plt, numpy as np
+from matplotlib.text import Text
 from pathlib import Path
 from torch import nn, tensor
 from lossbook.core import assert_same
 from lossbook.plot import explore, find_task, loss_curve, loss_name, loss_rows, param_range, plot_loss
-from lossbook.plot import plot_loss_by_alpha, plot_simplex, plot_surface, simplex_minimum, sliders, spread_apart
+from lossbook.plot import as_svg, gap_to_boxes, in_two_rows, is_drawing, line_points, plot_loss_by_alpha, plot_simplex
+from lossbook.plot import plot_surface, readable, simplex_minimum, sliders
 
 ROOT = Path(lossbook.__file__).parent.parent
 
@@ -80,17 +82,100 @@ def test_find_task():
     tasks = [find_task(o) for o in (F.cross_entropy, F.binary_cross_entropy_with_logits, nn.SoftMarginLoss())]
     assert tasks==['class','binary','binary']
 
-def test_spread_apart():
-    assert spread_apart([0., 0., .5], .1)==[0., .1, .5]
-    np.testing.assert_allclose(spread_apart([.95, 1., 1.], .1), [.8, .9, 1.])
+# names of lines
+
+def named(ax):
+    "Names of the lines, and what is wrong with their places"
+    ax.figure.draw_without_rendering()
+    lines,names = [o for o in ax.lines if not o.get_label().startswith('_')],[o for o in ax.texts if o.get_gid()]
+    em = names[0].get_fontsize()*ax.figure.dpi/72
+    boxes = np.array([Text.get_window_extent(o).extents for o in names])
+    gaps = np.array([gap_to_boxes(line_points(o, em/3), boxes).min(1) for o in lines])
+    led = [o.arrow_patch.get_visible() for o in names]
+    return [o.get_text() for o in names],wrong_places(boxes, gaps, ax.bbox.extents, led)
+
+def wrong_places(boxes, gaps, frame, led):
+    "What is wrong with boxes (K, 4), whose distances to the lines are (K, K): line, name; a leader says whose a name is"
+    (l,b,r,t),wrong = boxes.T,[]
+    for i in range(len(boxes)):
+        if l[i]<frame[0]-1 or b[i]<frame[1]-1 or r[i]>frame[2]+1 or t[i]>frame[3]+1: wrong.append(f'{i} is outside')
+        for j in range(i):
+            if l[i]<r[j] and l[j]<r[i] and b[i]<t[j] and b[j]<t[i]: wrong.append(f'{i} overlaps {j}')
+        if gaps[:,i].min()<gaps[i,i]-1 and not led[i]: wrong.append(f'{i} is nearer to line {gaps[:,i].argmin()}')
+    return wrong
+
+def fan(n): return {f'line {i}': (lambda x,i=i: (3-x)*(i+1)) for i in range(n)}
+hard = dict(fan=(fan(6), (0,3)), cross=dict(a=lambda x: x, b=lambda x: -x, c=lambda x: 0*x),
+    steep=dict(a=lambda x: x**9, bb=lambda x: x**2))
+@pytest.mark.parametrize('kind', hard)
+@pytest.mark.parametrize('size', [(6,3.5),(4,2.5)], ids=str)
+def test_names_of_lines(kind, size):
+    losses,lims = hard[kind] if isinstance(hard[kind], tuple) else (hard[kind],(-2,2))
+    ax = plt.figure(figsize=size).subplots()
+    names,wrong = named(plot_loss(losses, lambda x: (x,), lims=lims, ax=ax))
+    assert names==list(losses) and not wrong
+
+def test_names_follow():
+    "Names are placed when the picture is drawn: on other scales, too, and anew when lines are added"
+    ax = plot_loss({'a': lambda x: x.exp(), 'b': lambda x: 1/x}, lambda x: (x,), lims=(.01,4))
+    ax.set(yscale='log', ylabel='another\nlabel')
+    assert named(ax)==(['a','b'],[])
+    plot_loss({'c': lambda x: 30+0*x}, lambda x: (x,), lims=(.01,4), ax=ax)
+    assert named(ax)==(['a','b','c'],[])
 
 def test_lines_that_end_early():
-    "A name stands where its line ends, also if that is before the others, or nowhere"
+    "A line that is shorter than the others has its name beside it, and one that is nowhere has none"
     def part(x): return x.where(x<1, torch.nan)
-    losses = dict(part=part, none=lambda x: x*torch.nan, whole=lambda x: x)
+    losses = dict(part=part, none=lambda x: x*torch.nan, whole=lambda x: x+1)
     ax = plot_loss(losses, lambda x: (x,), lims=(0,2), n=21)
-    assert [o.get_text() for o in ax.texts]==['none','part','whole']
-    np.testing.assert_allclose(ax.texts[1].xy, (.9,.9), atol=1e-6)
+    ax.figure.draw_without_rendering()
+    assert [(o.get_text(),o.get_visible()) for o in ax.texts]==[('part',True),('none',False),('whole',True)]
+    assert ax.texts[0].xy[0]<1
+
+def test_in_two_rows():
+    for a in ('HuberLoss\n(delta=2.0)','Generalized\nCrossEntropy','cross\nentropy','gamma 0.5'):
+        assert in_two_rows(a.replace('y\ne', 'y e').replace('s\ne', 's e').replace('\n', ''))==a
+
+def test_readable():
+    "Names of all colours of the book are dark enough to be read"
+    def light(c): return sum(w*(o/12.92 if o<=.04045 else ((o+.055)/1.055)**2.4) for w,o in zip((.2126,.7152,.0722), c))
+    for c in ('#0072B2','#D55E00','#009E73','#CC79A7','#56B4E9','#E69F00','#000000'): assert 1.05/(light(readable(c))+.05)>=4.49
+
+def test_svg():
+    "A drawing is the same text each time, and no map is one"
+    a,b = (plot_loss(F.cross_entropy).figure for _ in range(2))
+    assert is_drawing(a) and as_svg(a)==as_svg(b)
+    assert not is_drawing(plot_simplex(F.cross_entropy, 0, n=9).figure)
+
+def path_points(d):
+    xy = np.array(re.findall(r'(-?[\d.]+) (-?[\d.]+)', d), dtype=float)
+    parts = [xy[i]+(xy[i+1]-xy[i])*np.linspace(0, 1, 20)[:,None] for i in range(len(xy)-1)]
+    return np.concatenate(parts) if parts else xy
+
+def saved_drawings():
+    "The SVGs with names of lines among the saved outputs of the book"
+    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for c in json.loads(p.read_text())['cells']:
+            for o in c.get('outputs', []):
+                svg = ''.join(o.get('data', {}).get('image/svg+xml', ''))
+                if 'id="name-' in svg: yield pytest.param(svg, id=f'{p.stem}-{c["id"]}')
+
+@pytest.mark.parametrize('svg', list(saved_drawings()))
+def test_names_in_the_book(svg):
+    "In each picture of the book, each name stands inside of its axes, beside its own line, and on no other"
+    for k in sorted({*re.findall(r'id="name-(\d+)-', svg)}):
+        ids = re.findall(rf'id="name-{k}-(\d+)"', svg)
+        face = re.search(rf'<g id="axes_{int(k)+1}">.*?<path d="([^"]*)"', svg, re.S)[1]
+        frame = np.array(re.findall(r'(-?[\d.]+) (-?[\d.]+)', face), dtype=float)
+        boxes,lines = [],[]
+        for i in ids:
+            name = re.search(rf'<g id="name-{k}-{i}">.*?<path d="([^"]*)"', svg, re.S)[1]
+            xy = np.array(re.findall(r'(-?[\d.]+) (-?[\d.]+)', name), dtype=float)
+            boxes.append([*xy.min(0), *xy.max(0)])
+            lines.append(path_points(re.search(rf'<g id="line-{k}-{i}">.*?<path d="([^"]*)"', svg, re.S)[1]))
+        gaps = np.array([gap_to_boxes(o, np.array(boxes)).min(1) for o in lines])
+        led = [bool(re.search(rf'<g id="lead-{k}-{i}">', svg)) for i in ids]
+        assert not wrong_places(np.array(boxes), gaps, [*frame.min(0), *frame.max(0)], led)
 
 # curves
 
