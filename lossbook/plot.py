@@ -32,7 +32,7 @@ def as_svg(fig):
         fig.savefig(file := io.StringIO(), format='svg', bbox_inches='tight', pad_inches=.05, metadata={'Date': None})
     svg = file.getvalue()
     svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg[svg.index('<svg'):], flags=re.S)
-    def short(m): return re.sub(r'-?\d+\.\d+', lambda n: f'{round(float(n[0]), 2):g}', m[0])
+    def short(m): return re.sub(r'-?\d+\.\d+', lambda n: f'{round(float(n[0]), 2):g}', ' '.join(m[0].split()))
     svg = re.sub(r'\b(d|x|y|points)="[^"]*"', short, svg)
     return re.sub(r'\s*\n\s*', '\n', svg)
 
