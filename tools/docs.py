@@ -438,6 +438,12 @@ def shown_output(o, d):
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
 
+def folded(md, d):
+    "Code that is folded on the page is folded in README.md, too"
+    if d.get('code-fold') != 'true': return md
+    name = d.get('code-summary', 'Code').strip('"')
+    return f'<details><summary>{name}</summary>\n\n{md}\n\n</details>'
+
 def write_readme():
     "The landing page as README.md: links go to the notebooks and pictures to docs/"
     def link(m): return f'{m[1]}(nbs/{m[2].partition("#")[0]})'
@@ -452,7 +458,7 @@ def write_readme():
             src = re.sub(r'^:::.*\n?', '', src, flags=re.M)
             out.append(re.sub(r'(?<!!)(\[[^\[\]]*\])\((?![a-z]+:|[/#])([^()\s]+)\)', link, src))
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
-            if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
+            if d.get('echo') != 'false' and src.strip(): out.append(folded(fence(src.strip(), 'python'), d))
             if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
 
