@@ -57,7 +57,7 @@ def test_sigmoid():
     assert F.logsigmoid(torch.tensor(-300.))==-300
 
 def test_log_sigmoid_with_a_wrong_sign():
-    "The second exercise"
+    "The fourth exercise"
     def log_sigmoid(x, sign=-1):
         t = (-x).clamp(min=0)
         return -t - ((sign*t).exp() + (-x-t).exp()).log()
