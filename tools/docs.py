@@ -17,6 +17,7 @@ from fastcore.nbio import mk_cell, read_nb, write_nb
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup, _build_modidx, nbdev_export, nbglob
+from entries import signature
 
 root = Path(__file__).resolve().parents[1]
 nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
@@ -37,7 +38,12 @@ def text(x): return ''.join(x) if isinstance(x, list) else x
 def notebooks(): return sorted(Path(o).relative_to(nbs) for o in nbglob(nbs))
 def sources(p): return [c.source for c in read_nb(nbs/p).cells]
 
-def settled(x): return re.sub(r'[^\n]*\r', '', text(x))  # progress bars overwrite their line
+def settled(x): return named(re.sub(r'[^\n]*\r', '', text(x)))  # progress bars overwrite their line
+def named(x): return re.sub(r'\b__main__\.(?=[A-Za-z_])', '', text(x))  # that a notebook defines it is no news
+
+def plain_output(x):
+    "An output without what pandas and the notebook add to it"
+    return re.sub(r'<style scoped>.*?</style>\n?', '', named(x), flags=re.S)
 
 def page_of(p):
     "The page of a notebook, both relative to their folder: 13_focal.ipynb -> focal.html"
@@ -113,6 +119,11 @@ class Links:
             out.append(l)
         return '\n'.join(out)
 
+def module_of(code):
+    "The module that a notebook exports to"
+    m = re.search(r'^#\|\s*default_exp:?\s+(\S+)', code, re.M)
+    return m and f'{lib}.{m[1]}'
+
 def helper_names(code):
     "What the `exporti` cells of a notebook define, in lower case as nbdev's links have it"
     cells = [c for c in code if re.search(r'^#\|\s*exporti\b', c, re.M)]
@@ -139,21 +150,24 @@ def entry_ids(cells):
         ids[n] = n if n.lower() in ids.values() else n.lower()
     return ids
 
-def entry(cell, after, classes, ids):
-    "A `show_doc` cell as markdown: name, docstring, and the signature unless the source follows"
+def entry(cell, after, classes, ids, code):
+    "A `show_doc` cell as markdown: name, docstring, import, and the signature unless the source follows"
     name = shown(cell)
     md = ''.join(text(o['data'].get('text/markdown', '')) for o in cell.outputs if 'data' in o)
     md = re.sub(r'^(---|\[source\]\(.*)\n+', '', md, flags=re.M)
     md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{ids[name]} .entry}}', md, count=1, flags=re.M)
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
-    new = sig[0] if sig else ''
+    if not sig: return mk_cell(md, 'markdown')
+    new = sig[0]
     new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)|\b(collections\.abc|typing)\.', '', new)
     new = re.sub(r'\btorch\.nn\.modules\.\w+\.', 'nn.', new)
     new = re.sub(r'^[^#\n]+', lambda m: m[0].replace(' | ', '|'), new, flags=re.M)
     if name in classes:  # one that is made `of` a function has that function's comment on what it returns
         new = re.sub(r'^\)(->.*)?:.*', '):', new.replace(f'def {name}', f'class {name}'), flags=re.M)
-    if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''
-    return mk_cell(f'{md.replace(sig[0], "")}\n\n{new}' if sig else md, 'markdown')
+    last,top = name.split('.')[-1],name.split('.')[0]
+    follows = re.search(rf'^(async def|def|class) {last}\b', after, re.M)
+    parts = [md.replace(sig[0], ''), f'`from {module_of(code)} import {top}`']
+    return mk_cell('\n\n'.join(parts + ([] if follows else [signature(last, new, code)])), 'markdown')
 
 def in_order(cells, code):
     "nbdev adds entries for the definitions of a cell backwards, around it: put them in order, before it"
@@ -197,13 +211,14 @@ def mend(nb, ids, code, links):
             c.set_source(links(re.sub(r'^##+ ([^{}\n]+)$', heading, md, flags=re.M)))
         elif shown(c):
             after = next((o for o in nb.cells[i+1:] if not shown(o)), c).source
-            nb.cells[i] = entry(c, after, classes, ids)
+            nb.cells[i] = entry(c, after, classes, ids, code)
             nb.cells[i].set_source(links(nb.cells[i].source))
         else:
             c.set_source(fold(c.source))
             for o in c.outputs:
                 if 'text' in o: o['text'] = settled(o['text'])
                 d = o.get('data', {})
+                d.update({k: plain_output(d[k]) for k in ('text/plain', 'text/html') if k in d})
                 if 'text/markdown' in d: d['text/markdown'] = links(text(d['text/markdown']))
 
 def stage():
@@ -232,8 +247,7 @@ def stage():
         find(page, f'imports need a cell of their own: {line}')
     entries = {page_of(p): entry_ids(nb.cells) for p,nb in staged.items()}
     entry_names.update({k: set(v.values()) for k,v in entries.items()})
-    exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
-    modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
+    modules = {module_of(s): page_of(p) for p,s in code.items() if module_of(s)}
     for p,nb in staged.items():
         mend(nb, entries[page_of(p)], code[p], Links(page_of(p), entries, helpers, modules))
         (proc/p).unlink()
@@ -269,6 +283,7 @@ def skip_folded(rules):
 def found(o, words):
     "A row of the search index: formulas as text, what kind it is, the words that its chapter wants to be found by"
     tex = re.sub(r'\\(?:mathrm|text|frac|operatorname|[,;! ()\[\]])|[{}]', '', o['text'])
+    tex = re.sub(rf' from {lib}[\w.]* import \w+(?= |$)', '', tex)  # of an entry
     o = dict(o, text=re.sub(r'\\([a-z]+)', r'\1', tex))
     o.pop('objectID')
     path,_,frag = o['href'].partition('#')
@@ -458,6 +473,7 @@ def build():
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(site, docs)
     shutil.rmtree(proc)
+    (docs/'.nojekyll').touch()  # GitHub would not publish names that begin with an underscore
     write_readme()
     print(f'{n} pages in {time.time()-start:.0f} s: open docs/index.html in a browser')
 
