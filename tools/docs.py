@@ -17,6 +17,7 @@ from fastcore.nbio import mk_cell, read_nb, write_nb
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup, _build_modidx, nbdev_export, nbglob
+import onepage
 from entries import signature
 
 root = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ class Links:
         r'|`(?P<sym>[A-Za-z][\w.]*)(?:\(\))?`')
     number = re.compile(r'((?:\]\(|\]: |href=")[^\s()"]*?)\b\d+[a-zA-Z0-9]*_(\w+\.ipynb)')
     doclink = re.compile(r'\[(`[^`]*`)\]\([^()\s]*\)')
-    fragment = re.compile(r'(\.ipynb#)([^\s()"]+)')
+    fragment = re.compile(r'(?P<page>[\w./-]*)\.ipynb#(?P<frag>[^\s()"]+)')
 
     def __init__(self, page, entries, helpers, modules):
         self.page,self.entries,self.helpers,self.modules = page,entries,helpers,modules
@@ -102,6 +103,12 @@ class Links:
         if pre in aliases and post: s = f'{aliases[pre]}.{post}'
         return self.lookup.doc(self.fastai.get(s, s))
 
+    def place(self, m):
+        "A heading as Jupyter writes it, #The-idea, or an entry, where `Scan` beside `scan` keeps its capital"
+        page = normpath(urljoin(dirname(self.page), f'{m["page"]}.html'))
+        frag = self.entries.get(page, {}).get(m['frag'], m['frag'].lower())
+        return f'{m["page"]}.ipynb#{frag}'
+
     def one(self, m):
         if m['sym']: return f'[{m[0]}]({url})' if (url := self.symbol(m['sym'])) else m[0]
         txt = self.doclink.sub(r'\1', m['text'][1:-1])  # a doclink inside a link
@@ -115,7 +122,7 @@ class Links:
             elif re.match('#+ ', l): l = self.doclink.sub(r'\1', l)  # a heading links to itself
             elif not fence:
                 l = self.number.sub(r'\1\2', self.link.sub(self.one, l))
-                l = self.fragment.sub(lambda m: m[1]+m[2].lower(), l)  # Jupyter writes #The-idea
+                l = self.fragment.sub(self.place, l)
             out.append(l)
         return '\n'.join(out)
 
@@ -258,7 +265,7 @@ def sidebar(pages):
     "A reader's order: the losses by the tens of the file number, folders, the rest, and last part 0"
     def section(p):
         if len(p.parts) > 1: return 5,p.parts[0].replace('_', ' ').capitalize()
-        if not p.name[0].isdigit(): return 7,'More pages'
+        if not p.name[0].isdigit(): return 7,'To look up'
         n = int(p.name[0])
         return n or 9,parts.get(n, 'More chapters')
     first,groups = [Path(o) for o in ('index.ipynb', '62_which_loss.ipynb') if Path(o) in pages],{}
@@ -308,6 +315,7 @@ def render(contents):
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
     cfg['website'].update(title=own.title, description=own.description)
+    cfg['website'].update({k: v for k,v in {'repo-url': own.git_url, 'site-url': own.doc_url}.items() if v})
     cfg['website']['sidebar']['contents'] = contents
     (proc/'_quarto.yml').write_text(yaml.safe_dump(cfg, sort_keys=False))
     try: res = smalldocs(proc, quiet=True)
@@ -428,6 +436,19 @@ def check_site():
             elif not url.startswith(('data:', '#')) and local(where, url)[0] not in files:
                 find(where, f'dead link: {url}')
 
+# ---- docs/llms.txt
+
+def write_llms():
+    "After the list of pages that smalldocs writes: what to remember, from the skill, and a line for each entry"
+    path = site/'llms.txt'
+    skill = next(c for c in sources(Path('skill.ipynb')) if '## Things to remember' in c)
+    api = []
+    for p in sorted(site.glob('*.llms.md')):
+        for k,doc in re.findall(r'^### `([\w.]+)`\n\n\*(.*)\*$', p.read_text(), re.M): 
+            api.append(f'- [{k}]({p.name}): ' + re.sub(r'\[([^\[\]]*)\]\([^()]*\)', r'\1', doc))
+    parts = [path.read_text().strip(), re.sub(r'\A(#\|.*\n)+', '', skill).strip().replace(r'\*', '*'), '## API', '\n'.join(api)]
+    path.write_text('\n\n'.join(parts) + '\n')
+
 # ---- index.ipynb -> README.md
 
 def fence(s, lang=''): return f'```{lang}\n{s.rstrip()}\n```'
@@ -453,8 +474,8 @@ def shown_output(o, d):
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
 
 def write_readme():
-    "The landing page as README.md: links go to the notebooks and pictures to docs/"
-    def link(m): return f'{m[1]}(nbs/{m[2].partition("#")[0]})'
+    "The landing page as README.md: links go to the notebooks or to pages of docs/, and so do pictures"
+    def link(m): return f'{m[1]}({"docs" if ".html" in m[2] else "nbs"}/{m[2].partition("#")[0]})'
     def callout(m): return re.sub(r'^', '> ', f'[!{m[1].upper()}]\n{m[2].strip()}', flags=re.M)
     out = []
     for c in read_nb(nbs/'index.ipynb').cells:
@@ -468,6 +489,10 @@ def write_readme():
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
             if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
             if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
+    site_url = get_config().doc_url
+    place = f'[on its site]({site_url}), or' if site_url else 'here:'
+    out.insert(1, f'**To read the book**, {place} open [docs/index.html](docs/index.html) of a checkout in a browser. It needs neither a '
+        'server nor a network. [docs/lossbook.html](docs/lossbook.html) is all of it on one page. Links below go to the notebooks.')
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
 
 # ---- the commands
@@ -477,7 +502,10 @@ def build():
     start = time.time()
     check_installed()
     check_notebooks()
-    n = render(stage())
+    contents = stage()
+    n = render(contents)
+    onepage.write(site, contents, lib, get_config().description)
+    write_llms()
     check_site()
     if findings: fail(*dict.fromkeys(findings))
     shutil.rmtree(docs, ignore_errors=True)
