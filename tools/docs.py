@@ -444,7 +444,7 @@ def write_llms():
     skill = next(c for c in sources(Path('skill.ipynb')) if '## Things to remember' in c)
     api = []
     for p in sorted(site.glob('*.llms.md')):
-        for k,doc in re.findall(r'^### `([\w.]+)`\n\n\*(.*)\*$', p.read_text(), re.M): 
+        for k,doc in re.findall(r'^### `([\w.]+)`\n\n\*(.*)\*$', p.read_text(), re.M):
             api.append(f'- [{k}]({p.name}): ' + re.sub(r'\[([^\[\]]*)\]\([^()]*\)', r'\1', doc))
     parts = [path.read_text().strip(), re.sub(r'\A(#\|.*\n)+', '', skill).strip().replace(r'\*', '*'), '## API', '\n'.join(api)]
     path.write_text('\n\n'.join(parts) + '\n')
@@ -473,6 +473,12 @@ def shown_output(o, d):
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
 
+def how_to_open(url):
+    "Where the book is to be read, which a README on a code host has to say"
+    there = f'on [its site]({url}), or in a checkout: open' if url else 'open'
+    return f'**To read the book**, {there} [docs/index.html](docs/index.html) in a browser. It needs neither a server\n' \
+        'nor a network. [docs/lossbook.html](docs/lossbook.html) is all of it on one page. Links below go to the notebooks.'
+
 def write_readme():
     "The landing page as README.md: links go to the notebooks or to pages of docs/, and so do pictures"
     def link(m): return f'{m[1]}({"docs" if ".html" in m[2] else "nbs"}/{m[2].partition("#")[0]})'
@@ -489,10 +495,7 @@ def write_readme():
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
             if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
             if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
-    site_url = get_config().doc_url
-    place = f'[on its site]({site_url}), or' if site_url else 'here:'
-    out.insert(1, f'**To read the book**, {place} open [docs/index.html](docs/index.html) of a checkout in a browser. It needs neither a '
-        'server nor a network. [docs/lossbook.html](docs/lossbook.html) is all of it on one page. Links below go to the notebooks.')
+    out.insert(1, how_to_open(get_config().doc_url))
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
 
 # ---- the commands
