@@ -1,4 +1,4 @@
-"""Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
+"""How surprised a model should be, from likelihood to PyTorch's losses, derived step by step and ready for a Learner
 
 A classifier gives scores, then the truth comes out, and cross entropy is the price: minus the logarithm of the
 probability that the truth had been given. It is the loss to begin with, for classes that exclude each other

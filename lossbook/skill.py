@@ -48,8 +48,5 @@ Start with the plain one, and change it for a reason that shows in the validatio
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/skill.ipynb #4ac0cd68
-from .catalog import catalog
-from .check import check_loss
-from .core import check_batch
-from .properties import properties
+# %% ../nbs/skill.ipynb #c8209469
+import lossbook as lb # chkstyle: ignore

@@ -1,4 +1,4 @@
-"""Cross entropy against labels that are distributions, smoothed or not
+"""From votes to a label that is a distribution, and the cross entropy against it, smoothed or not
 
 Sometimes the label itself is unsure: annotators disagree, a teacher network gives probabilities, MixUp blends two
 images. Then the label of an example is a distribution over the classes, a *soft label*, and `SoftLabelCrossEntropy`

@@ -295,13 +295,14 @@ def found(o, words):
     o.pop('objectID')
     path,_,frag = o['href'].partition('#')
     if frag in entry_names.get(path, ()): o['entry'] = 1
-    if frag == 'setup' or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
+    last = 'setup', 'when-it-refuses', 'questions', 'exercises', 'sources', 'sources-and-exercises'
+    if frag in last or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
     if not frag and path in words: o['words'] = words[path]
     return o
 
 def chapter_words():
     "What a chapter wants to be found by: `- search: a, b` in its title cell"
-    found = {page_of(p): re.search(r'^- search: *(.+)$', sources(p)[0], re.M) for p in notebooks()}
+    found = {page_of(p): re.search(r'^- search: *(.+)$', '\n'.join(sources(p)[:2]), re.M) for p in notebooks()}
     return {k: m[1] for k,m in found.items() if m}
 
 def render(contents):
@@ -479,6 +480,12 @@ def how_to_open(url):
     return f'**To read the book**, {there} [docs/index.html](docs/index.html) in a browser. It needs neither a server\n' \
         'nor a network. [docs/lossbook.html](docs/lossbook.html) is all of it on one page. Links below go to the notebooks.'
 
+def folded(md, d):
+    "Code that is folded on the page is folded in README.md, too"
+    if d.get('code-fold') != 'true': return md
+    name = d.get('code-summary', 'Code').strip('"')
+    return f'<details><summary>{name}</summary>\n\n{md}\n\n</details>'
+
 def write_readme():
     "The landing page as README.md: links go to the notebooks or to pages of docs/, and so do pictures"
     def link(m): return f'{m[1]}({"docs" if ".html" in m[2] else "nbs"}/{m[2].partition("#")[0]})'
@@ -493,7 +500,7 @@ def write_readme():
             src = re.sub(r'^:::.*\n?', '', src, flags=re.M)
             out.append(re.sub(r'(?<!!)(\[[^\[\]]*\])\((?![a-z]+:|[/#])([^()\s]+)\)', link, src))
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
-            if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
+            if d.get('echo') != 'false' and src.strip(): out.append(folded(fence(src.strip(), 'python'), d))
             if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
     out.insert(1, how_to_open(get_config().doc_url))
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
