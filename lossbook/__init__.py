@@ -22,6 +22,7 @@ Modules:
 - `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number
 - `lossbook.regression`: From the mean to the median, to any quantile, and to a variance that trains
 - `lossbook.segmentation`: Losses on areas: how much of a mask is right, and not how many pixels are
+- `lossbook.skill`: Choose a loss function for PyTorch or fastai, call it with the right shapes, and check it, or any other loss. Read this before writing, choosing or debugging a loss.
 - `lossbook.soft_labels`: From votes to a label that is a distribution, and the cross entropy against it, smoothed or not
 - `lossbook.soft_metrics`: Accuracy, Brier score, calibration and confusion, counted in votes
 - `lossbook.span`: Losses that find the first and the last position of a span, and know how long it should be
