@@ -286,9 +286,11 @@ def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
+    from smalldocs.llms import NB_ORDER
     from smalldocs.markdown import Rules
     words = chapter_words()
     skip_folded(Rules)
+    NB_ORDER.sort(key='text/markdown'.__ne__)  # a copy for models has no use for HTML where there is both
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
@@ -314,11 +316,21 @@ def render(contents):
     js.write_text(code)
     for p in site.rglob('*.llms.md'):
         p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
+    shutil.copy(root/'tools'/'catalog.js', libs)
+    shutil.copy(nbs/'catalog.css', libs)
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p))
+        html = tools_of_tables(accessible(html.replace(KATEX, f'{up}site_libs/katex')), f'{up}site_libs/catalog')
+        p.write_text(pictures(html, p))
     return len(res.pages)
+
+def tools_of_tables(html, path):
+    "The script and the style of the catalogue and of *Which loss?*, for a page that has one of their tables"
+    if not re.search('class="(catalog|questions|cards)"', html): return html
+    html = html.replace('</head>', f'<link rel="stylesheet" href="{path}.css"></head>', 1)
+    # before formulas are set, since it reads the text of the rows
+    return html.replace('<script src', f'<script src="{path}.js" defer></script><script src', 1)
 
 def accessible(html):
     "What a screen reader, a keyboard and a phone need and smalldocs leaves out"
