@@ -96,10 +96,12 @@
   // ---- the questions: each answer leaves the rows that allow it
 
   function questions(table) {
-    const asks = [...table.tHead.querySelectorAll("[data-options]")].map((h) =>
-      ({key: h.dataset.key, text: h.textContent, options: JSON.parse(h.dataset.options)}));
+    const asks = Object.entries(JSON.parse(table.dataset.questions)).map(([key, [text, options]]) => ({key, text, options}));
     const rows = [...table.tBodies[0].rows];
-    const allowed = (row, key) => row.querySelector(`[data-key="${key}"]`).dataset.value.split(" ").filter(Boolean);
+    const allowed = (row, key) => { // none where any reply will do
+      const reply = row.querySelector(`[data-key="${key}"]`);
+      return reply ? reply.dataset.value.split(" ") : [];
+    };
     const open = (left, ask) => { // the answers between which the rows that are left differ
       const sets = left.map((r) => allowed(r, ask.key));
       if (sets.every((s) => s.join() === sets[0].join())) return [];
@@ -136,7 +138,7 @@
       }
       for (const k of Object.keys(answers)) if (!form.querySelector(`[data-key="${k}"]`)) delete answers[k];
       out.replaceChildren();
-      if (left.length > 1) out.append(make("p", {textContent: `${left.length} answers are left.`}));
+      if (left.length > 1) out.append(make("p", {className: "left", textContent: `${left.length} answers are left.`}));
       else {
         const take = left[0].querySelector("[data-key=take]");
         out.append(...[...take.childNodes].map((o) => o.cloneNode(true)));
