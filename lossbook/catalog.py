@@ -85,7 +85,7 @@ def entry(
     return Entry(cls.__name__, cls.__module__.rpartition('.')[2], page_of(cls), task,
         targets_of(loss), params, source_of(cls), vars(cls).get('formula', ''), **props)
 
-# %% ../nbs/61_catalog.ipynb #1780e694
+# %% ../nbs/61_catalog.ipynb #fc1598a8
 def walk(
     loss, # an instance
 )->tuple|None: # name of the number, its first and last value, and a function of it that gives a batch; None if unknown
@@ -122,7 +122,7 @@ def walk(
         span=(*margin, lambda x: (x*one_hot(torch.tensor([[1,4]]), 6),torch.tensor([[1,4]]))),
     ).get(task)
 
-# %% ../nbs/61_catalog.ipynb #91d1b864
+# %% ../nbs/61_catalog.ipynb #9e327c01
 @functools.cache
 def sketch(
     cls, # a class of `loss_classes`
@@ -143,7 +143,7 @@ def sketch(
     return (f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 72 36" width="72" height="36" fill="none" '
         f'stroke="currentColor"><path d="{zeros}" opacity=".45"/><path d="M{line}" stroke-width="2"/></svg>')
 
-# %% ../nbs/61_catalog.ipynb #ff4cd63c
+# %% ../nbs/61_catalog.ipynb #3f773d42
 usual = 'reduction weight ignore_index axis thresh y_range processes y_int'.split()
 
 def explained(
@@ -189,7 +189,8 @@ def html_row(
     def words(s): return re.sub('`([^`]*)`', r'<code>\1</code>', escape(s))
     params = ''.join(f'<li><code>{escape(k)}</code> {words(v)}</li>' for k,v in explained(cls).items())
     more = f'<details><summary>Parameters</summary><ul>{params}</ul></details>' if params else ''
-    about = f'<p>{words(cls.__doc__)}</p><p class="formula">\\(\\displaystyle {escape(o.formula)}\\)</p>{more}'
+    tex = re.sub(r'(\\ |\\quad)(?!\w)', r'\\allowbreak\1', o.formula) # where a narrow screen may break it
+    about = f'<p>{words(cls.__doc__)}</p><p class="formula">\\(\\displaystyle {escape(tex)}\\)</p>{more}'
     cells = [cell(k, said(getattr(o, k))) for k in measured]
     if all(getattr(o, k) is None for k in measured):
         cells = [f'<td role="cell" data-key="all" aria-colspan="{len(measured)}" colspan="{len(measured)}">not measured</td>']
