@@ -200,4 +200,4 @@ def test_catalog():
 
 def test_no_is_not_unmeasured():
     lines = {o.split('](')[0][3:]: o for o in catalog()._repr_markdown_().split('\n')[2:]}
-    assert lines['SpanLoss'].endswith('| not measured'*6 + ' |') and lines['FocalLoss'].count(' no ')>=3
+    assert lines['SpanLoss'].endswith('| not measured '*6 + '|') and lines['FocalLoss'].count(' no ')>=3
