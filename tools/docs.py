@@ -309,9 +309,11 @@ def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
+    from smalldocs.llms import NB_ORDER
     from smalldocs.markdown import Rules
     words = chapter_words()
     skip_folded(Rules)
+    NB_ORDER.sort(key='text/markdown'.__ne__)  # a copy for models has no use for HTML where there is both
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
@@ -325,7 +327,7 @@ def render(contents):
         if 'broken link' not in w: find('renderer', w)
     libs = site/'site_libs'
     for lib in ('katex', 'uplot'): shutil.copytree(tools/lib, libs/lib)
-    shutil.copy(tools/'moving.js', libs)
+    for o in (tools/'moving.js', tools/'catalog.js', nbs/'catalog.css'): shutil.copy(o, libs)
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
     index = [found(o, words) for o in json.loads((site/'search.json').read_text())]
@@ -343,7 +345,8 @@ def render(contents):
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(moving(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p), up))
+        html = pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p)
+        p.write_text(tables(moving(html, up), up))
     return len(res.pages)
 
 def accessible(html):
@@ -386,6 +389,14 @@ def moving(html, up):
     head = f'<link rel="stylesheet" href="{libs}/uplot/uPlot.min.css">\n'
     for js in ('uplot/uPlot.iife.min.js', 'moving.js'): head += f'<script defer src="{libs}/{js}"></script>\n'
     return html.replace('</head>', f'{head}</head>', 1)
+
+def tables(html, up):
+    "The script and the style of the catalogue and of *Which loss?*, for a page that has one of their tables"
+    if not re.search('class="(catalog|questions|cards)', html): return html
+    libs = f'{up}site_libs/catalog'
+    html = html.replace('</head>', f'<link rel="stylesheet" href="{libs}.css">\n</head>', 1)
+    # before the script that sets formulas, since this one reads the text of the rows
+    return html.replace('<script src', f'<script defer src="{libs}.js"></script>\n<script src', 1)
 
 # a page opened from disk may not fetch, but it may load a script
 search_js = '''await new Promise((done, failed) => {
