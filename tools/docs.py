@@ -368,19 +368,37 @@ def accessible(html):
 
 def digest(b): return hashlib.sha1(b).hexdigest()[:12]
 
+def png_size(b):
+    "Width and height at 100 points an inch, as the page shows a picture of any density; so its words are of one size"
+    w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20))
+    i = b.find(b'pHYs', 0, 4000)
+    scale = 100/(int.from_bytes(b[i+4:i+8], 'big')*.0254) if i > 0 and b[i+12] == 1 else 1
+    return round(w*scale),round(h*scale)
+
+def svg_size(s):
+    w,h = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', s).groups()
+    return round(float(w)*100/72),round(float(h)*100/72)
+
+drawn_svg = re.compile(r'<svg((?: alt="[^"]*")?) (xmlns:xlink=[^>]* version="1.1">.*?</svg>)', re.S)
+
 def pictures(html, page):
     "Point the pictures of a page to the files of its markdown copy, named by their content"
     files,copy = page.with_name(f'{page.stem}_files'),page.with_suffix('.llms.md')
     for p in list(files.glob('*')):
+        p.write_bytes(p.read_bytes().strip() + b'\n' if p.suffix == '.svg' else p.read_bytes())
         new = p.with_stem(digest(p.read_bytes()))
         copy.write_text(copy.read_text().replace(f'/{p.name}', f'/{new.name}'))
         p.rename(new)
-    def src(m):  # with its size, so that nothing moves when it loads
+    def look(b, ext, size):  # with its size, so that nothing moves when it loads
+        size = ' width="{}" height="{}"'.format(*size) if size else ''
+        return f'src="{files.name}/{digest(b)}.{ext}"{size} loading="lazy"'
+    def src(m):
         b = base64.b64decode(m[2])
-        w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20)) # of a PNG
-        size = f' width="{w}" height="{h}"' if m[1] == 'png' else ''
-        return f'src="{files.name}/{digest(b)}.{m[1]}"{size} loading="lazy"'
-    return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
+        return look(b, m[1], png_size(b) if m[1] == 'png' else None)
+    def svg(m):
+        text = f'<svg {m[2]}\n'
+        return f'<img{m[1]} {look(text.encode(), "svg", svg_size(text))} class="img-fluid drawing">'
+    return drawn_svg.sub(svg, re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html))
 
 def moving(html, up):
     "The script that moves the pictures of a page, if it has any"
@@ -477,10 +495,10 @@ def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
     if 'text' in o: return fence(settled(o['text'])) if settled(o['text']).strip() else ''
-    if 'image/png' in data:
-        pic = digest(base64.b64decode(data['image/png']))
+    if (svg := data.get('image/svg+xml')) or 'image/png' in data:
+        pic = f"{digest((svg.strip()+chr(10)).encode())}.svg" if svg else f"{digest(base64.b64decode(data['image/png']))}.png"
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
-        return f'![{alt}](docs/index_files/{pic}.png)' + (f'\n\n*{cap}*' if cap else '')
+        return f'![{alt}](docs/index_files/{pic})' + (f'\n\n*{cap}*' if cap else '')
     if '<table' in data.get('text/html', ''): return table(data['text/html'])
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
