@@ -79,3 +79,33 @@ def test_links_land(browser, page):
         top = browser.execute_script('return document.getElementById(arguments[0]).getBoundingClientRect().top', unquote(link.split('#')[1]))
         end = browser.execute_script('return innerHeight + scrollY >= document.documentElement.scrollHeight - 2')
         assert end or -5<=top<=180, f'{link} lands at {top:.0f} px'
+
+moved = [p for p in pages if 'class="moving"' in (docs/p).read_text()]
+
+@pytest.mark.parametrize('page', moved)
+def test_sliders(browser, page):
+    "Every slider of every picture, set as Python set it, draws what Python computed"
+    show(browser, page)
+    for i,spec in enumerate(browser.execute_script('return [...document.querySelectorAll(".moving")].map((e) => JSON.parse(e.dataset.spec))')):
+        for check in spec['checks']:
+            got = browser.execute_script('''
+                const box = document.querySelectorAll(".moving")[arguments[0]];
+                for (const [k, v] of Object.entries(arguments[1])) {
+                  const e = box.querySelector(`[id$="-${k}"]`);
+                  if (e.type === "checkbox") e.checked = Boolean(v); else e.value = v;
+                  e.dispatchEvent(new Event("input"));
+                }
+                const plain = (v) => (Number.isFinite(v) ? v : Number.isNaN(v) ? "nan" : v > 0 ? "inf" : "-inf");
+                return {curves: box.shown.curves.map((c) => c.map(plain)), says: box.shown.says.map(plain)}''', i, check['set'])
+            drawn = [c[::spec['step']] if spec['kind']=='curves' else c for c in got['curves']]
+            for g,w in zip([*drawn, got['says']], [*check['curves'], check['says']], strict=True):
+                for a,b in zip(g, w, strict=True):
+                    assert a==b or isinstance(a, float|int) and a==pytest.approx(b, rel=1e-6, abs=1e-6), f'{check["set"]}: {a} is not {b}'
+
+@pytest.mark.parametrize('page', moved)
+def test_moved_by_keyboard(browser, page):
+    show(browser, page)
+    for slider in browser.find_elements('css selector', '.moving input[type=range]'):
+        before = slider.get_attribute('value')
+        slider.send_keys('\ue014' if float(before)<float(slider.get_attribute('max')) else '\ue012') # right or left
+        assert slider.get_attribute('value')!=before
