@@ -273,13 +273,14 @@ def found(o, words):
     o.pop('objectID')
     path,_,frag = o['href'].partition('#')
     if frag in entry_names.get(path, ()): o['entry'] = 1
-    if frag == 'setup' or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
+    last = 'setup', 'when-it-refuses', 'questions', 'exercises', 'sources', 'sources-and-exercises'
+    if frag in last or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
     if not frag and path in words: o['words'] = words[path]
     return o
 
 def chapter_words():
     "What a chapter wants to be found by: `- search: a, b` in its title cell"
-    found = {page_of(p): re.search(r'^- search: *(.+)$', sources(p)[0], re.M) for p in notebooks()}
+    found = {page_of(p): re.search(r'^- search: *(.+)$', '\n'.join(sources(p)[:2]), re.M) for p in notebooks()}
     return {k: m[1] for k,m in found.items() if m}
 
 def render(contents):
