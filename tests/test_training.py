@@ -180,7 +180,8 @@ def test_parts_are_recorded(name, mix):
     y,found = torch.tensor([0,1,2,1,0,2,2,1]),[]
     for cbs in ([], [ExactAccumulation(4)]):
         set_seed(0)
-        loss = dict(sum=CrossEntropyLoss(weight=None if mix else [1.,3.,9.])+.5*FocalLoss(), span=SpanLoss(), z_loss=LinearLoss(CrossEntropyLoss(), z_loss=.1))[name]
+        two = CrossEntropyLoss(weight=None if mix else [1.,3.,9.])+.5*FocalLoss()
+        loss = dict(sum=two, span=SpanLoss(), z_loss=LinearLoss(CrossEntropyLoss(), z_loss=.1))[name]
         target = torch.stack([y, y+1], 1) if name=='span' else y
         model = linear()
         if name=='span': model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Unflatten(1, (2,6)))
