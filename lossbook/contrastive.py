@@ -224,7 +224,7 @@ def clip_loss(
     temperature:float=.07, # by which similarities are divided, > 0
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
-    soft_targets:bool=False, # targets from the similarities within images and within texts?
+    soft_targets:bool=False, # targets from similarities within each side? they need normalize=False
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
@@ -273,6 +273,11 @@ class LearnedScale(ScaledLoss):
         for k,v in {**self.params(), **params}.items():
             if isinstance(getattr(type(self), k, None), Learned) and not isinstance(v, Tensor): setattr(other, k, v)
         return other
+
+    def extra_repr(self):
+        "As of any loss; what is learned in six digits, which is what float32 knows of it"
+        def show(v): return v.tolist() if isinstance(v, Tensor) else float(f'{v:.6g}') if isinstance(v, float) else v
+        return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
 
     def learn(self):
         "Make parameters of what is learned"
