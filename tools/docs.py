@@ -25,7 +25,7 @@ nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
 site,tools = proc/'docs',root/'tools'
 lib = get_config(root).lib_name
 parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
-    4: 'Margins and pairs', 6: 'fastai and the catalogue'}
+    4: 'Margins and pairs', 6: 'fastai and other trainers'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
 origin,findings,entry_names = {},[],{}  # the notebook of each page; what is wrong; the entries of each page
 
@@ -262,9 +262,10 @@ def stage():
     return sidebar(staged)
 
 def sidebar(pages):
-    "A reader's order: the losses by the tens of the file number, folders, the rest, and last part 0"
+    "A reader's order: the losses by the tens of the file number, tutorials and their evidence, the rest, and last part 0"
     def section(p):
-        if len(p.parts) > 1: return 5,p.parts[0].replace('_', ' ').capitalize()
+        if p.name == 'evidence.ipynb' or len(p.parts) > 1: return 5,'Tutorials'
+        if p.name == '61_catalog.ipynb': return 9,parts[0]
         if not p.name[0].isdigit(): return 7,'To look up'
         n = int(p.name[0])
         return n or 9,parts.get(n, 'More chapters')
