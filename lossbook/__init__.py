@@ -5,7 +5,7 @@ Modules:
 - `lossbook.all`: `from lossbook.all import *` for a notebook, `import lossbook as lb` for a program
 - `lossbook.bi_tempered`: A loss that is bounded and a softmax with heavy tails, for labels that are wrong
 - `lossbook.blocks`: From the value of one class to a loss, and how it stays quick
-- `lossbook.catalog`: Every loss of the book in one table, with what was measured about it
+- `lossbook.catalog`: Every loss of the book in one table: formula, shape, parameters, and what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
 - `lossbook.contrastive`: Pull together what belongs together, and push away the rest of the batch: InfoNCE, SupCon, CLIP, SigLIP, ArcFace
 - `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class

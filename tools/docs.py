@@ -25,7 +25,7 @@ nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
 site,tools = proc/'docs',root/'tools'
 lib = get_config(root).lib_name
 parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
-    4: 'Margins and pairs', 6: 'fastai and the catalogue'}
+    4: 'Margins and pairs', 6: 'fastai and other trainers'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
 origin,findings,entry_names = {},[],{}  # the notebook of each page; what is wrong; the entries of each page
 
@@ -262,9 +262,10 @@ def stage():
     return sidebar(staged)
 
 def sidebar(pages):
-    "A reader's order: the losses by the tens of the file number, folders, the rest, and last part 0"
+    "A reader's order: the losses by the tens of the file number, tutorials and their evidence, the rest, and last part 0"
     def section(p):
-        if len(p.parts) > 1: return 5,p.parts[0].replace('_', ' ').capitalize()
+        if p.name == 'evidence.ipynb' or len(p.parts) > 1: return 5,'Tutorials'
+        if p.name == '61_catalog.ipynb': return 9,parts[0]
         if not p.name[0].isdigit(): return 7,'To look up'
         n = int(p.name[0])
         return n or 9,parts.get(n, 'More chapters')
@@ -309,9 +310,11 @@ def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
+    from smalldocs.llms import NB_ORDER
     from smalldocs.markdown import Rules
     words = chapter_words()
     skip_folded(Rules)
+    NB_ORDER.sort(key='text/markdown'.__ne__)  # a copy for models has no use for HTML where there is both
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
@@ -326,7 +329,7 @@ def render(contents):
     for p in site.glob('sitemap.xml'): p.write_text(re.sub(r'\s*<lastmod>.*?</lastmod>', '', p.read_text()))  # the time of the build
     libs = site/'site_libs'
     for lib in ('katex', 'uplot'): shutil.copytree(tools/lib, libs/lib)
-    shutil.copy(tools/'moving.js', libs)
+    for o in (tools/'moving.js', tools/'catalog.js', nbs/'catalog.css'): shutil.copy(o, libs)
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
     index = [found(o, words) for o in json.loads((site/'search.json').read_text())]
@@ -344,7 +347,8 @@ def render(contents):
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(moving(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p), up))
+        html = pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p)
+        p.write_text(tables(moving(html, up), up))
     return len(res.pages)
 
 def accessible(html):
@@ -366,19 +370,37 @@ def accessible(html):
 
 def digest(b): return hashlib.sha1(b).hexdigest()[:12]
 
+def png_size(b):
+    "Width and height at 100 points an inch, as the page shows a picture of any density; so its words are of one size"
+    w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20))
+    i = b.find(b'pHYs', 0, 4000)
+    scale = 100/(int.from_bytes(b[i+4:i+8], 'big')*.0254) if i > 0 and b[i+12] == 1 else 1
+    return round(w*scale),round(h*scale)
+
+def svg_size(s):
+    w,h = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', s).groups()
+    return round(float(w)*100/72),round(float(h)*100/72)
+
+drawn_svg = re.compile(r'<svg((?: alt="[^"]*")?) (xmlns:xlink=[^>]* version="1.1">.*?</svg>)', re.S)
+
 def pictures(html, page):
     "Point the pictures of a page to the files of its markdown copy, named by their content"
     files,copy = page.with_name(f'{page.stem}_files'),page.with_suffix('.llms.md')
     for p in list(files.glob('*')):
+        p.write_bytes(p.read_bytes().strip() + b'\n' if p.suffix == '.svg' else p.read_bytes())
         new = p.with_stem(digest(p.read_bytes()))
         copy.write_text(copy.read_text().replace(f'/{p.name}', f'/{new.name}'))
         p.rename(new)
-    def src(m):  # with its size, so that nothing moves when it loads
+    def look(b, ext, size):  # with its size, so that nothing moves when it loads
+        size = ' width="{}" height="{}"'.format(*size) if size else ''
+        return f'src="{files.name}/{digest(b)}.{ext}"{size} loading="lazy"'
+    def src(m):
         b = base64.b64decode(m[2])
-        w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20)) # of a PNG
-        size = f' width="{w}" height="{h}"' if m[1] == 'png' else ''
-        return f'src="{files.name}/{digest(b)}.{m[1]}"{size} loading="lazy"'
-    return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
+        return look(b, m[1], png_size(b) if m[1] == 'png' else None)
+    def svg(m):
+        text = f'<svg {m[2]}\n'
+        return f'<img{m[1]} {look(text.encode(), "svg", svg_size(text))} class="img-fluid drawing">'
+    return drawn_svg.sub(svg, re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html))
 
 def moving(html, up):
     "The script that moves the pictures of a page, if it has any"
@@ -387,6 +409,14 @@ def moving(html, up):
     head = f'<link rel="stylesheet" href="{libs}/uplot/uPlot.min.css">\n'
     for js in ('uplot/uPlot.iife.min.js', 'moving.js'): head += f'<script defer src="{libs}/{js}"></script>\n'
     return html.replace('</head>', f'{head}</head>', 1)
+
+def tables(html, up):
+    "The script and the style of the catalogue and of *Which loss?*, for a page that has one of their tables"
+    if not re.search('class="(catalog|questions|cards)', html): return html
+    libs = f'{up}site_libs/catalog'
+    html = html.replace('</head>', f'<link rel="stylesheet" href="{libs}.css">\n</head>', 1)
+    # before the script that sets formulas, since this one reads the text of the rows
+    return html.replace('<script src', f'<script defer src="{libs}.js"></script>\n<script src', 1)
 
 # a page opened from disk may not fetch, but it may load a script
 search_js = '''await new Promise((done, failed) => {
@@ -467,10 +497,10 @@ def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
     if 'text' in o: return fence(settled(o['text'])) if settled(o['text']).strip() else ''
-    if 'image/png' in data:
-        pic = digest(base64.b64decode(data['image/png']))
+    if (svg := data.get('image/svg+xml')) or 'image/png' in data:
+        pic = f"{digest((svg.strip()+chr(10)).encode())}.svg" if svg else f"{digest(base64.b64decode(data['image/png']))}.png"
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
-        return f'![{alt}](docs/index_files/{pic}.png)' + (f'\n\n*{cap}*' if cap else '')
+        return f'![{alt}](docs/index_files/{pic})' + (f'\n\n*{cap}*' if cap else '')
     if '<table' in data.get('text/html', ''): return table(data['text/html'])
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
