@@ -326,6 +326,7 @@ def render(contents):
     except Exception as e: fail(f'smalldocs cannot render the site: {e}')
     for w in res.warnings:  # check_site finds the dead links
         if 'broken link' not in w: find('renderer', w)
+    for p in site.glob('sitemap.xml'): p.write_text(re.sub(r'\s*<lastmod>.*?</lastmod>', '', p.read_text()))  # the time of the build
     libs = site/'site_libs'
     for lib in ('katex', 'uplot'): shutil.copytree(tools/lib, libs/lib)
     for o in (tools/'moving.js', tools/'catalog.js', nbs/'catalog.css'): shutil.copy(o, libs)
