@@ -88,11 +88,13 @@ def test_paper(browser, page):
     "On a sheet of A4 (718 px between its margins) nothing of a table is cut, and what is for the screen is gone"
     show(browser, page, 718)
     browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(media='print'))
+    browser.execute_script('dispatchEvent(new Event("beforeprint"))')
+    closed = all_of(browser, '.catalog details:not([open]), .all-answers:not([open])')
     cut = browser.execute_script('''
         return [...document.querySelectorAll("main table *")].filter((e) => e.offsetParent && e.getBoundingClientRect().right > innerWidth).map((e) => e.textContent.slice(0, 40))''')
     tools = [o.is_displayed() for o in all_of(browser, '.catalog-tools, .questions-form')]
     browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(media=''))
-    assert cut==[] and not any(tools)
+    assert cut==[]==closed and not any(tools)
 
 @pytest.mark.parametrize('page,css,n', (('catalog.html','table.catalog tbody tr',len(rows)), ('which_loss.html','table.questions pre',24)))
 def test_without_script(browser, page, css, n):
