@@ -65,7 +65,7 @@ check-fresh:
 
 site-test: ## the rendered site in Chromium: nothing cut, accessible, offline, links land
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v npm >/dev/null; then \
-	  $(MAKE) --no-print-directory .venv/site && AXE=.venv/axe/package/axe.min.js $(PY) -m pytest -p no:xdist tests/browser.py; \
+	  $(MAKE) --no-print-directory .venv/site && AXE=.venv/axe/package/axe.min.js $(PY) -m pytest -n 2 $(wildcard tests/browser*.py); \
 	else echo "make site-test: left out, since chromium, chromedriver or npm was not found"; fi
 
 # the versions that settings.ini names as the oldest; FLOORS='torch==2.9.1 ...' tries others, FLOOR_PIP goes to pip

@@ -16,6 +16,7 @@ Modules:
 - `lossbook.learner`: Data blocks for spans and soft labels, span metrics, and callbacks that watch a loss or train its parameters
 - `lossbook.many_classes`: Any loss of the book without the logits, and the ways round the softmax
 - `lossbook.margin`: Hinges for pairs, triplets, classes and ranked lists: right is not enough, it has to be right by a margin
+- `lossbook.moving`: Sliders that work on a page without a kernel, and prove that they draw what the losses compute
 - `lossbook.noisy_labels`: Losses that forgive wrong labels: the mean absolute error and its family
 - `lossbook.plot`: Curves and maps of any loss, in one style
 - `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number

@@ -13,6 +13,7 @@ from . import imbalance as imbalance
 from . import learner as learner
 from . import many_classes as many_classes
 from . import margin as margin
+from . import moving as moving
 from . import noisy_labels as noisy_labels
 from . import plot as plot
 from . import properties as properties
@@ -141,6 +142,7 @@ from .margin import multilabel_margin_loss as multilabel_margin_loss
 from .margin import ndcg as ndcg
 from .margin import soft_margin_loss as soft_margin_loss
 from .margin import triplet_margin_loss as triplet_margin_loss
+from .moving import moving_simplex as moving_simplex
 from .noisy_labels import ActivePassiveLoss as ActivePassiveLoss
 from .noisy_labels import ClassificationMAE as ClassificationMAE
 from .noisy_labels import GeneralizedCrossEntropy as GeneralizedCrossEntropy

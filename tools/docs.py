@@ -20,7 +20,7 @@ from nbdev.doclinks import NbdevLookup, _build_modidx, nbdev_export, nbglob
 
 root = Path(__file__).resolve().parents[1]
 nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
-site,katex = proc/'docs',root/'tools'/'katex'
+site,tools = proc/'docs',root/'tools'
 lib = get_config(root).lib_name
 parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
     4: 'Margins and pairs', 6: 'fastai and the catalogue'}
@@ -273,13 +273,14 @@ def found(o, words):
     o.pop('objectID')
     path,_,frag = o['href'].partition('#')
     if frag in entry_names.get(path, ()): o['entry'] = 1
-    if frag == 'setup' or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
+    last = 'setup', 'when-it-refuses', 'questions', 'exercises', 'sources', 'sources-and-exercises'
+    if frag in last or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
     if not frag and path in words: o['words'] = words[path]
     return o
 
 def chapter_words():
     "What a chapter wants to be found by: `- search: a, b` in its title cell"
-    found = {page_of(p): re.search(r'^- search: *(.+)$', sources(p)[0], re.M) for p in notebooks()}
+    found = {page_of(p): re.search(r'^- search: *(.+)$', '\n'.join(sources(p)[:2]), re.M) for p in notebooks()}
     return {k: m[1] for k,m in found.items() if m}
 
 def render(contents):
@@ -300,12 +301,13 @@ def render(contents):
     for w in res.warnings:  # check_site finds the dead links
         if 'broken link' not in w: find('renderer', w)
     libs = site/'site_libs'
-    shutil.copytree(katex, libs/'katex')
+    for lib in ('katex', 'uplot'): shutil.copytree(tools/lib, libs/lib)
+    shutil.copy(tools/'moving.js', libs)
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
     index = [found(o, words) for o in json.loads((site/'search.json').read_text())]
     rows = ',\n'.join(json.dumps(o, ensure_ascii=False) for o in index)
-    (libs/'search.js').write_text(f'window.searchIndex = [\n{rows}\n];\n{(root/"tools"/"search.js").read_text()}')
+    (libs/'search.js').write_text(f'window.searchIndex = [\n{rows}\n];\n{(tools/"search.js").read_text()}')
     (site/'search.json').unlink()
     js = libs/'smalldocs.js'
     code,n = re.subn(r'(?s)const r = await fetch\(.*?await r\.json\(\);', search_js, js.read_text())
@@ -313,11 +315,12 @@ def render(contents):
     if (n,m) != (1,1): fail('smalldocs.js no longer searches as it did: mend tools/docs.py')
     js.write_text(code)
     for p in site.rglob('*.llms.md'):
-        p.write_text(re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M))
+        md = re.sub(r' \{#.* \.entry\}$', '', p.read_text(), flags=re.M)
+        p.write_text(re.sub(r'<div class="moving".*?</div>', '', md))
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p))
+        p.write_text(moving(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p), up))
     return len(res.pages)
 
 def accessible(html):
@@ -352,6 +355,14 @@ def pictures(html, page):
         size = f' width="{w}" height="{h}"' if m[1] == 'png' else ''
         return f'src="{files.name}/{digest(b)}.{m[1]}"{size} loading="lazy"'
     return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
+
+def moving(html, up):
+    "The script that moves the pictures of a page, if it has any"
+    if '<div class="moving"' not in html: return html
+    libs = f'{up}site_libs'
+    head = f'<link rel="stylesheet" href="{libs}/uplot/uPlot.min.css">\n'
+    for js in ('uplot/uPlot.iife.min.js', 'moving.js'): head += f'<script defer src="{libs}/{js}"></script>\n'
+    return html.replace('</head>', f'{head}</head>', 1)
 
 # a page opened from disk may not fetch, but it may load a script
 search_js = '''await new Promise((done, failed) => {
