@@ -39,6 +39,10 @@ def claims(name):
 
 def signed(x): return f'{x:+.1f}' if round(abs(x), 1) or not x else f'{x:+.2f}'
 
+def shown(o):
+    unit = ' points' if o['unit']=='points' else '%'
+    return f"{signed(o['effect'])}{unit} ({signed(o['low'])} to {signed(o['high'])})"
+
 def slug(s): return re.sub(r'[^\w -]', '', s).lower().replace(' ', '-')
 
 @pytest.mark.parametrize('name', tutorials)
@@ -65,7 +69,7 @@ def test_the_page_shows_what_the_tutorials_show():
     want = []
     for k in tutorials:
         for o in claims(k):
-            numbers = f"{signed(o['effect'])} ({signed(o['low'])} to {signed(o['high'])}) {o['unit']}"
+            numbers = shown(o)
             link = f"[{o['claim']}](tutorials/{k}.ipynb#{slug(o['section'])})"
             want.append(f"| {link} | {o['baseline']} | {numbers} | {int(o['seeds'])} | {o['held']} |")
     short,full = outputs(page, 'text/markdown')
@@ -80,7 +84,7 @@ def test_the_page_shows_what_the_tutorials_show():
 def test_the_answer_comes_first_and_the_summary_last(name):
     texts,rows = markdown(tutorials[name]),claims(name)
     assert texts[1].startswith('**In short.**')
-    said = {f"{signed(o['effect'])}{' points' if o['unit']=='points' else '%'} ({signed(o['low'])} to {signed(o['high'])})" for o in rows}
+    said = set(map(shown, rows))
     found = re.findall(r'[+-][\d.]+(?: points|%) \([+-][\d.]+ to [+-][\d.]+\)', ' '.join([texts[1],texts[-1]]))
     assert found and set(found)<=said, set(found)-said
     assert texts[-1].startswith('## Summary\n') and 3<=len(re.findall(r'^- ', texts[-1], re.M))<=6
