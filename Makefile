@@ -89,6 +89,7 @@ test-floor: $(FLOOR)/ready ## the wheel and the tests of its modules with the ol
 
 evidence: .venv/bench ## run every long experiment in full and save its outputs
 	@$(FULL) $(call each,--save,$(wildcard nbs/tutorials/*.ipynb))
+	@$(BIN)/nbdev-test --save nbs/evidence.ipynb
 	@$(BIN)/nbdev-clean
 
 bench: .venv/bench ## time the losses against their peers and save the outputs
