@@ -19,6 +19,7 @@ from . import plot as plot
 from . import properties as properties
 from . import regression as regression
 from . import segmentation as segmentation
+from . import skill as skill
 from . import soft_labels as soft_labels
 from . import soft_metrics as soft_metrics
 from . import span as span

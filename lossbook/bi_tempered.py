@@ -71,6 +71,8 @@ def bi_tempered_loss_with_logits(
 # %% ../nbs/12b_bi_tempered.ipynb #b1150017
 class BiTemperedLoss(ClassLoss, of=bi_tempered_loss_with_logits):
     "The Bregman divergence of tempered probabilities from the label (Amid et al. 2019)"
+    formula = (r'\sum_c y_c(\log_{t_1}y_c-\log_{t_1}p_c)'
+        r'-\tfrac{y_c^{2-t_1}-p_c^{2-t_1}}{2-t_1}')
 
     def activation(self, x): return tempered_softmax(x, self.t2, self.axis)
 

@@ -56,6 +56,7 @@ def contrastive_loss(
 # %% ../nbs/41_contrastive.ipynb #85e22c16
 class ContrastiveLoss(PairLoss, of=contrastive_loss):
     "Half the squared distance of a pair, or a squared hinge on it (Hadsell et al. 2006, eq. 4)"
+    formula = r'\tfrac12 d^2\ \text{for two of a kind, else}\ \tfrac12\max(0,\ m-d)^2'
     def example(self, n=4): return *torch.randn(2, n, 5),some_signs(n, self.negative)
 
 # %% ../nbs/41_contrastive.ipynb #39f0a101
@@ -129,6 +130,7 @@ class ScaledLoss(Loss):
 # %% ../nbs/41_contrastive.ipynb #052dcf43
 class InfoNCELoss(ScaledLoss, of=info_nce_loss):
     "Cross entropy of finding the positive among negatives (van den Oord et al. 2018, eq. 4)"
+    formula = r'-\log\frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}'
 
 # %% ../nbs/41_contrastive.ipynb #92e0b037
 def sup_con(s, pos, others):
@@ -202,10 +204,13 @@ class GroupLoss(ScaledLoss):
 # %% ../nbs/41_contrastive.ipynb #480c7305
 class NTXentLoss(GroupLoss, of=nt_xent_loss):
     "InfoNCE over all pairs of positives in a batch (Chen et al. 2020, eq. 1)"
+    formula = r'-\log\frac{e^{s_{ij}}}{\sum_{k\ne i}e^{s_{ik}}},\quad j\in P_i'
 
 # %% ../nbs/41_contrastive.ipynb #686075e9
 class SupConLoss(GroupLoss, of=sup_con_loss):
     "The average over an anchor's positives (Khosla et al. 2020, eq. 2)"
+    formula = (r'-\tfrac{1}{|P_i|}\sum_{j\in P_i}'
+        r'\log\frac{e^{s_{ij}}}{\sum_{k\ne i}e^{s_{ik}}}')
 
 # %% ../nbs/41_contrastive.ipynb #e1a6cd0e
 def both_directions(s):
@@ -219,7 +224,7 @@ def clip_loss(
     temperature:float=.07, # by which similarities are divided, > 0
     reduction:str='mean', # 'mean', 'sum' or 'none'
     *,
-    soft_targets:bool=False, # targets from the similarities within images and within texts?
+    soft_targets:bool=False, # targets from similarities within each side? they need normalize=False
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
@@ -269,6 +274,11 @@ class LearnedScale(ScaledLoss):
             if isinstance(getattr(type(self), k, None), Learned) and not isinstance(v, Tensor): setattr(other, k, v)
         return other
 
+    def extra_repr(self):
+        "As of any loss; what is learned in six digits, which is what float32 knows of it"
+        def show(v): return v.tolist() if isinstance(v, Tensor) else float(f'{v:.6g}') if isinstance(v, float) else v
+        return ', '.join(f'{k}={show(v)!r}' for k,v in self.params().items())
+
     def learn(self):
         "Make parameters of what is learned"
         t = self.temperature
@@ -285,6 +295,7 @@ class LearnedScale(ScaledLoss):
 # %% ../nbs/41_contrastive.ipynb #f7150bcb
 class CLIPLoss(LearnedScale, of=clip_loss):
     "InfoNCE in both directions (Radford et al. 2021, figure 3)"
+    formula = r'-s_{ii}+\tfrac12\log\sum_j e^{s_{ij}}+\tfrac12\log\sum_j e^{s_{ji}}'
 
 # %% ../nbs/41_contrastive.ipynb #391aa060
 def siglip(s, y): return -F.logsigmoid(-s).sum(1) - picked(s, y)
@@ -311,6 +322,7 @@ def siglip_loss(
 # %% ../nbs/41_contrastive.ipynb #dc5ea9ff
 class SigLIPLoss(LearnedScale, of=siglip_loss):
     "A sigmoid for every pair of the batch: does it belong together? (Zhai et al. 2023, eq. 1)"
+    formula = r'-\sum_j\log\sigma\bigl(y_{ij}\,(s_{ij}+b)\bigr),\quad y_{ij}=\pm1'
     bias = Learned('logit_bias', float, float)
     def learn(self):
         check_range(self.bias, 'bias')

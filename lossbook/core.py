@@ -348,7 +348,7 @@ class Hooks:
         outputs, # what a model gave: a dict with `logits`, or a tuple that begins with them
         *target, # what the loss is called with besides
         num_items_in_batch:int|Tensor|None=None, # what the sum is divided by; None: reduced as ever
-        **kwargs
+        **kwargs, # what the loss is called with besides, by name
     )->Tensor: # ()
         "The loss as a trainer of Hugging Face calls it, its `compute_loss_func`"
         named = isinstance(outputs, Mapping)
@@ -378,7 +378,9 @@ class Loss(Hooks, Examples, nn.Module):
         if of is not None: derive_class(cls, of, order)
         if '__init__' in vars(cls): cls.__init__ = guarded(cls.__init__)
 
-    def __init__(self, **params):
+    def __init__(self,
+        **params, # what the loss is told, kept under these names
+    ):
         super().__init__()
         self.names = tuple(params)
         for k,v in params.items():

@@ -1,4 +1,4 @@
-"""Sigmoid, softmax and PyTorch's losses on them, derived step by step and ready for a Learner
+"""How surprised a model should be, from likelihood to PyTorch's losses, derived step by step and ready for a Learner
 
 A classifier gives scores, then the truth comes out, and cross entropy is the price: minus the logarithm of the
 probability that the truth had been given. It is the loss to begin with, for classes that exclude each other
@@ -46,6 +46,7 @@ def cross_entropy_with_logits(
 class CrossEntropyLoss(ClassLoss, of=cross_entropy_with_logits,
     order='weight ignore_index reduction label_smoothing axis'):
     "Cross entropy of a softmax (Goodfellow et al. 2016, section 6.2.2.3)"
+    formula = r'-\sum_c y_c\log p_c'
 
 # %% ../nbs/10_cross_entropy.ipynb #f8c9cbd8
 def nll_loss(
@@ -65,6 +66,7 @@ def nll_loss(
 # %% ../nbs/10_cross_entropy.ipynb #7c0c6bdf
 class NLLLoss(ClassLoss, of=nll_loss, order='weight ignore_index reduction axis'):
     "Cross entropy for a network that gives log-probabilities"
+    formula = r'-\sum_c y_c\log p_c'
     def forward(self, log_probs, target, sample_weight=None):
         return super().forward(log_probs, target, sample_weight)
     def activation(self, x): return x.exp()
@@ -106,6 +108,7 @@ def bce_loss_with_logits(
 class BCEWithLogitsLoss(BinaryLoss, of=bce_loss_with_logits,
     order='weight reduction pos_weight label_smoothing thresh ignore_index axis'):
     "Binary cross entropy from scores (Goodfellow et al. 2016, section 6.2.2.2)"
+    formula = r'-y\log\sigma(x)-(1-y)\log\sigma(-x)'
     thresh:float=.5 # probability above which a label is said to hold
 
 # %% ../nbs/10_cross_entropy.ipynb #ce100010
@@ -133,6 +136,7 @@ def bce_loss(
 # %% ../nbs/10_cross_entropy.ipynb #f8eade9c
 class BCELoss(BinaryLoss, of=bce_loss, order='weight reduction ignore_index axis'):
     "Binary cross entropy for a network that gives probabilities"
+    formula = r'-y\log p-(1-y)\log(1-p)'
     def forward(self, probs, target, sample_weight=None):
         return super().forward(probs, target, sample_weight)
     def from_logits(self, x): return x.sigmoid()
@@ -159,7 +163,9 @@ def multi_label_soft_margin_loss_with_logits(
 
 # %% ../nbs/10_cross_entropy.ipynb #38f57bdc
 class MultiLabelSoftMarginLoss(BinaryLoss, of=multi_label_soft_margin_loss_with_logits,
-    order='weight reduction axis'): "Binary cross entropy averaged over an example's labels"
+    order='weight reduction axis'): # as in PyTorch
+    "Binary cross entropy averaged over an example's labels"
+    formula = r'-\tfrac1C\sum_c\bigl(y_c\log\sigma(x_c)+(1-y_c)\log\sigma(-x_c)\bigr)'
 
 # %% ../nbs/10_cross_entropy.ipynb #ce100012
 def kl(nll, y):
@@ -184,6 +190,7 @@ def kl_div_with_logits(
 # %% ../nbs/10_cross_entropy.ipynb #f82bc71e
 class KLDivWithLogitsLoss(ClassLoss, of=kl_div_with_logits):
     "Divergence of a softmax from the target (Kullback & Leibler 1951)"
+    formula = r'\sum_c y_c\log\tfrac{y_c}{p_c}'
 
 # %% ../nbs/10_cross_entropy.ipynb #ffd4da43
 def check_log_probs(x, axis):

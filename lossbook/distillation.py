@@ -97,6 +97,7 @@ class TeacherLoss(Loss):
 # %% ../nbs/16_distillation.ipynb #d1600014
 class DistillationLoss(TeacherLoss, of=distillation_loss_with_logits):
     "Cross entropy, and the divergence of a softened teacher (Hinton et al. 2015)"
+    formula = r'-(1-\alpha)\log p_y+\alpha T^2\,\mathrm{KL}(q^T\|\,p^T)'
 
 # %% ../nbs/16_distillation.ipynb #d1600020
 def reverse_kl(z, t): return relative(z.log_softmax(1), t.log_softmax(1))
@@ -159,6 +160,7 @@ def top_k_distillation_loss_with_logits(
 # %% ../nbs/16_distillation.ipynb #d1600033
 class TopKDistillationLoss(TeacherLoss, of=top_k_distillation_loss_with_logits):
     "Distillation from a teacher's largest probabilities, the other classes as one"
+    formula = r'-(1-\alpha)\log p_y+\alpha T^2\,\mathrm{KL}(q_k\|\,p_k)'
     def forward(self,
         logits:Tensor, # (N, C, *) scores of the student
         teacher_probs:Tensor, # (N, K, *) the teacher's probabilities of K classes
@@ -223,6 +225,8 @@ def decoupled_distillation_loss_with_logits(
 # %% ../nbs/16_distillation.ipynb #d1600042
 class DecoupledDistillationLoss(TeacherLoss, of=decoupled_distillation_loss_with_logits):
     "Distillation with the label and the other classes apart (Zhao et al. 2022, eq. 7)"
+    formula = (r'T^2\alpha\,\mathrm{KL}(q_y\|p_y)'
+        r'+T^2\beta\,\mathrm{KL}(\hat q\|\hat p)-\log p_y')
 
 # %% ../nbs/16_distillation.ipynb #d1600081
 raw = Scores('logits', lambda z: z, None, lambda p,g: g) # a row takes the logits themselves

@@ -55,6 +55,7 @@ def binary_focal_loss_with_logits(
 # %% ../nbs/13_focal.ipynb #f0ca0017
 class BinaryFocalLoss(BinaryLoss, of=binary_focal_loss_with_logits):
     "Focal loss of independent labels, or of yes and no (Lin et al. 2017, eq. 5)"
+    formula = r'-y\,(1-p)^\gamma\log p-(1-y)\,p^\gamma\log(1-p)'
 
 # %% ../nbs/13_focal.ipynb #f0ca0022
 def focal(nll, gamma): return (-torch.expm1(-nll.clamp(1e-12, 100)))**gamma*nll
@@ -82,6 +83,7 @@ def focal_loss_with_logits(
 # %% ../nbs/13_focal.ipynb #f0ca0025
 class FocalLoss(ClassLoss, of=focal_loss_with_logits):
     "Focal loss over classes (Lin et al. 2017, eq. 5)"
+    formula = r'-(1-p_y)^\gamma\log p_y'
 
 # %% ../nbs/13_focal.ipynb #f0ca0033
 def ohem(
@@ -131,6 +133,7 @@ def asymmetric_loss_with_logits(
 # %% ../nbs/13_focal.ipynb #f0ca0039
 class AsymmetricLoss(BinaryLoss, of=asymmetric_loss_with_logits):
     "Asymmetric loss of independent labels (Ridnik et al. 2021)"
+    formula = r'-y(1-p)^{\gamma_+}\log p-(1-y)\,p_m^{\gamma_-}\log(1-p_m)'
 
 # %% ../nbs/13_focal.ipynb #f0ca0040
 def poly(nll, epsilon): return nll - epsilon*torch.expm1(-nll)
@@ -153,7 +156,9 @@ def poly_loss_with_logits(
         sample_weight=sample_weight, ignore_index=ignore_index, axis=axis)
 
 # %% ../nbs/13_focal.ipynb #f0ca0042
-class PolyLoss(ClassLoss, of=poly_loss_with_logits): "Poly-1 cross entropy (Leng et al. 2022)"
+class PolyLoss(ClassLoss, of=poly_loss_with_logits):
+    "Poly-1 cross entropy (Leng et al. 2022)"
+    formula = r'-\log p_y+\epsilon\,(1-p_y)'
 
 # %% ../nbs/13_focal.ipynb #f0ca0062
 def torch_bce(x, y): return F.binary_cross_entropy_with_logits(x, y, reduction='none')

@@ -48,6 +48,7 @@ def logit_adjusted_loss_with_logits(
 # %% ../nbs/15_imbalance.ipynb #4adfd451
 class LogitAdjustedLoss(ClassLoss, of=logit_adjusted_loss_with_logits):
     "Cross entropy of the logits plus tau log prior (Menon et al. 2021, section 5)"
+    formula = r'-\log\operatorname{softmax}_y(z+\tau\log\pi)'
 
 # %% ../nbs/15_imbalance.ipynb #6e527929
 def balanced_softmax_loss_with_logits(
@@ -71,6 +72,7 @@ def balanced_softmax_loss_with_logits(
 # %% ../nbs/15_imbalance.ipynb #63f9576a
 class BalancedSoftmaxLoss(ClassLoss, of=balanced_softmax_loss_with_logits):
     "-log of the softmax in which each class stands as often as it occurs (Ren et al. 2020)"
+    formula = r'-\log\frac{n_y e^{z_y}}{\sum_c n_c e^{z_c}}'
 
 # %% ../nbs/15_imbalance.ipynb #5be47366
 def init_prior_bias(
@@ -152,6 +154,7 @@ def ldam_loss_with_logits(
 # %% ../nbs/15_imbalance.ipynb #ce794707
 class LDAMLoss(ClassLoss, of=ldam_loss_with_logits):
     "Cross entropy after a margin that falls with the fourth root of the counts (Cao et al. 2019)"
+    formula = r'-\log\frac{e^{s(z_y-m_y)}}{e^{s(z_y-m_y)}+\sum_{c\ne y}e^{sz_c}}'
     def activation(self, x): return (self.scale*x).softmax(self.axis)
 
 # %% ../nbs/15_imbalance.ipynb #a730e8d6

@@ -343,7 +343,7 @@ def take_loss(model, state, prefix, meta, strict, missing, unexpected, errors, h
 
 # %% ../nbs/60_learner.ipynb #5d25a276
 class TrainLoss(Callback):
-    "Train the parameters of the loss: a group of the optimiser, saved and loaded with the model"
+    "Train the parameters of the loss: a group of the optimiser, in the mode of the model, saved and loaded with it"
     order,run_valid = 70,False # after the schedule of the learning rate
     def __init__(self,
         lr:float|None=None, # learning rate of the parameters of the loss; by default that of the model's first group
@@ -377,6 +377,13 @@ class TrainLoss(Callback):
         for k in old[0]: self.opt.set_hyper(k, [h[k] for h in [old[0],*old]])
 
     def has(self, p): return any(p is o for g in self.opt.param_lists for o in g)
+    def before_train(self): self.mode(True)
+    def before_validate(self): self.mode(False)
+
+    def mode(self, training):
+        "The loss is in training when the model is"
+        loss = getattr(self, 'trained', self.learn.loss_func) # added and not fitted yet: there is no `trained`
+        if isinstance(loss, nn.Module): loss.train(training)
 
     def before_batch(self):
         "A schedule sets all groups, so this one is set again"

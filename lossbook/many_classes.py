@@ -24,7 +24,7 @@ from .core import BinaryLoss, ClassLoss, Loss, as_factors, can_read
 from .core import check_class_values, check_index, check_int, check_range
 from .core import check_reduction, check_scores, check_tensors, expand_weight
 from .core import is_eager, left_out, on_device, plain, reduce, refuse_target
-from .core import to_float
+from .core import sum_and_norm, to_float
 from .cross_entropy import CrossEntropyLoss
 from .focal import OHEM
 
@@ -486,11 +486,11 @@ class Rows:
         _,how = without_picks(self.owner.loss, reduction)
         if len(self.args)==1: res = self.value(self.args[0], self.batch)
         elif not is_eager() or self.args[0].device.type=='meta': res = self.value(logits(*self.args), self.batch)
-        elif self.learned or how not in ('mean','sum'): res = RowValues.apply(self, *self.args, *self.learned)
+        elif self.learned or how not in ('mean','sum',sum_and_norm): res = RowValues.apply(self, *self.args, *self.learned)
         else:
             total,count,extra = RowSum.apply(self, *self.args)
             self.keep_parts(total-extra, extra, count, how)
-            return over(total, count, how)
+            return (total,count) if how is sum_and_norm else over(total, count, how)
         v,n,extra = res
         if extra.shape==v.shape: self.keep_parts((v-extra).sum(), extra.sum(), n.sum(), 'sum' if how=='sum' else 'mean')
         return reduce(v.reshape(*self.pos, *v.shape[1:]), how, norm=n.reshape(*self.pos, *v.shape[1:]))

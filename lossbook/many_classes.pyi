@@ -11,7 +11,7 @@ from .core import BinaryLoss, ClassLoss, Loss, as_factors, can_read
 from .core import check_class_values, check_index, check_int, check_range
 from .core import check_reduction, check_scores, check_tensors, expand_weight
 from .core import is_eager, left_out, on_device, plain, reduce, refuse_target
-from .core import to_float
+from .core import sum_and_norm, to_float
 from .cross_entropy import CrossEntropyLoss
 from .focal import OHEM
 

@@ -84,6 +84,7 @@ class PairLoss(SignLoss):
 # %% ../nbs/40_margin.ipynb #e36c4d16
 class MarginRankingLoss(PairLoss, of=margin_ranking_loss):
     "The hinge of the difference of two scores (Joachims 2002)"
+    formula = r'\max\bigl(0,\ m-y\,(x_1-x_2)\bigr)'
     def example(self, n=4): return *torch.randn(2, n),some_signs(n, self.negative)
 
 # %% ../nbs/40_margin.ipynb #bffd5c81
@@ -104,6 +105,7 @@ def soft_margin_loss(
 # %% ../nbs/40_margin.ipynb #6f1c7cdc
 class SoftMarginLoss(SignLoss, of=soft_margin_loss):
     "log(1 + exp(-y x)), the logistic loss (Hastie et al. 2009, section 10.6)"
+    formula = r'\log(1+e^{-yx})'
     def activation(self, x): return x.sigmoid()
     def decodes(self, x): return torch.where(x>.5, 1, self.negative)
 
@@ -129,6 +131,7 @@ def hinge_embedding_loss(
 # %% ../nbs/40_margin.ipynb #fd6b2c71
 class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
     "The distance of a pair, or a hinge on it for others (after Hadsell et al. 2006)"
+    formula = r'x\ \text{for two of a kind, else}\ \max(0,\ m-x)'
 
 # %% ../nbs/40_margin.ipynb #49f91ea1
 def unit(x, eps): return x/(x.square().sum(-1, keepdim=True) + eps).sqrt()
@@ -161,6 +164,8 @@ def cosine_embedding_loss(
 # %% ../nbs/40_margin.ipynb #4eefc54f
 class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
     "1 - cosine of a pair, or a hinge on it for others (Bromley et al. 1993)"
+    formula = (r'1-\cos(a,b)\ \text{for two of a kind, else}\ '
+        r'\max\bigl(0,\ \cos(a,b)-m\bigr)')
     def example(self, n=4): return *torch.randn(2, n, 5),some_signs(n, self.negative)
 
 # %% ../nbs/40_margin.ipynb #dcbe870e
@@ -196,6 +201,7 @@ def triplet_margin_loss(
 # %% ../nbs/40_margin.ipynb #2bb1bc45
 class TripletMarginLoss(Loss, of=triplet_margin_loss):
     "A hinge that wants the positive nearer than the negative (Schroff et al. 2015)"
+    formula = r'\max\bigl(0,\ d(a,p)-d(a,n)+m\bigr)'
     task,n_preds = 'triplets',3
     def forward(self, anchor, *others, sample_weight=None):
         "The loss of three tensors, or of a tuple of them, whatever target comes with it"
@@ -263,6 +269,7 @@ def multi_margin_loss(
 # %% ../nbs/40_margin.ipynb #6587fc34
 class MultiMarginLoss(ClassLoss, of=multi_margin_loss):
     "The hinge over classes (Crammer and Singer 2001, and Weston and Watkins 1999)"
+    formula = r'\tfrac1C\sum_{i\ne y}\max(0,\ m-x_y+x_i)^p'
     @property
     def check_skips(self):
         "PyTorch's mean counts rows and not their weights"
@@ -293,6 +300,7 @@ def multilabel_margin_loss(
 # %% ../nbs/40_margin.ipynb #674d912a
 class MultiLabelMarginLoss(Loss, of=multilabel_margin_loss):
     "A hinge for each label and each class that is none (Elisseeff and Weston 2001)"
+    formula = r'\tfrac1C\sum_{j\in Y}\sum_{i\notin Y}\max(0,\ m-x_j+x_i)'
     y_int,task = True,'labels'
     def forward(self, logits, target, sample_weight=None):
         return self.reduced(self.reduction, logits, target, sample_weight=sample_weight)
@@ -347,6 +355,7 @@ class ListLoss(Loss):
 # %% ../nbs/40_margin.ipynb #d6602748
 class ListNetLoss(ListLoss, of=list_net_loss):
     "Cross entropy of the softmax of relevances and that of scores (Cao et al. 2007)"
+    formula = r'-\sum_i\operatorname{softmax}(r)_i\,\log\operatorname{softmax}(s)_i'
 
 # %% ../nbs/40_margin.ipynb #651e0373
 def at_place(place, k=None):
@@ -406,6 +415,7 @@ def lambda_rank_loss(
 # %% ../nbs/40_margin.ipynb #26ff7a6f
 class LambdaRankLoss(ListLoss, of=lambda_rank_loss):
     "Soft margins of pairs, by what a swap changes of the NDCG (Burges 2010, section 4)"
+    formula = r'\sum_{r_i>r_j}|\Delta_{ij}|\,\log\bigl(1+e^{-\sigma(s_i-s_j)}\bigr)'
     def check_values(self, pred, target, mask=None, sample_weight=None):
         list_batch(pred, target, mask, sample_weight, relevance=True, read=True)
 

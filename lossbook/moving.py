@@ -131,13 +131,14 @@ def plain_number(v):
     v = float(v)
     return float(f'{v:.10g}') if math.isfinite(v) else {math.inf: 'inf', -math.inf: '-inf'}.get(v, 'nan')
 
-def limits(scene, grid, ylim):
+def limits(scene, grid, ylim, only=None):
     "The range of the vertical axis: what is drawn at any of the settings"
     if ylim: return list(ylim)
-    vs = np.concatenate([np.ravel(v) for s in scene.settings() for v in scene.drawn(s, grid).values()])
+    vs = np.concatenate([np.ravel(v) for s in scene.settings() for k,v in scene.drawn(s, grid).items() if only in (None,k)])
     vs = vs[np.isfinite(vs)]
     lo,hi = vs.min(),vs.max()
-    return [plain_number(lo-.03*(hi-lo)), plain_number(hi+.05*(hi-lo))]
+    if grid is None: lo,hi = min(lo, 0),max(hi, 0) # a bar begins at 0
+    return [plain_number(lo-.03*(hi-lo)*(grid is not None)), plain_number(hi+.05*(hi-lo))]
 
 def looks(n):
     "Colour and dashes of the first `n` lines in the style of the book"
@@ -202,6 +203,7 @@ def moving(
             says=list(map(plain_number, scene.numbers(s).values())))
     flat = {k: ([f.script for f in fs] if grid is None else fs[0].script) for k,fs in scene.curves.items()}
     look = dict(colours=colours, dashes=dashes, xlabel=xlabel, ylabel=ylabel, ylim=lim, names=names or {}, bars=list(bars))
+    if grid is None: look['ylims'] = [limits(scene, grid, ylim, k) for k in curves]
     return Moving(kind='bars' if x is None else 'curves', x=x and list(x), points=_points, step=20, curves=flat,
         given=list(scripts(scene.given).items()), given_says=list(scripts(scene.still).items()), says=scripts(scene.says),
         sliders={k: dict(start=s) if isinstance(s, bool) else list(s) for k,s in sliders.items()},
@@ -218,16 +220,15 @@ def simplex_places(n):
     return np.array(res)
 
 @styled
-def draw_simplex(places, values, label, corners, ax=None):
+def draw_simplex(places, values, label, best, corners, ax=None):
     from matplotlib.tri import Triangulation
     def flat(p): return p[:,1]+p[:,2]/2,p[:,2]*3**.5/2
     x,y = flat(places)
     ax.tricontourf(Triangulation(x, y), np.sqrt(values-values.min()), 12, cmap='Blues_r')
-    best = places[values.argmin()][None]
-    ax.plot(*flat(best), 'x', color='#D55E00', ms=10, mew=2.5)
-    ax.plot(*flat(label[None]), 'o', color='#D55E00', mfc='none', ms=12, mew=2)
+    ax.plot(*flat(label[None]), 'o', color='#D55E00', mfc='white', ms=12, mew=3)
+    ax.plot(*flat(best[None]), 'x', color='k', ms=9, mew=2)
     for p,k in zip(np.eye(3), corners): ax.annotate(k, [o[0] for o in flat(p[None])], ha='center', va='bottom' if p[2] else 'top')
-    ax.set_aspect('equal')
+    ax.set(aspect='equal', xlim=(-.1,1.1), ylim=(-.1,1))
     ax.axis('off')
 
 # %% ../nbs/05_moving.ipynb #243dc3d5
@@ -246,11 +247,19 @@ def moving_simplex(
     for f in fs.values(): check_names(f, names)
     places = simplex_places(n)
     def values(f, y): return np.broadcast_to(f(dict(zip(names, [*places.T, *y]))), len(places)).astype(float)
-    draw_simplex(places, values(next(iter(fs.values())), label), label, corners)
+    def least(f, v, y):
+        "Where the map is least, and its value there; the label itself is on no grid"
+        own = float(f(dict(zip(names, [*y, *y]))))
+        return (y,own) if own<=v.min() else (places[v.argmin()],v.min())
+    first = next(iter(fs.values()))
+    v = values(first, label)
+    draw_simplex(places, v, label, least(first, v, label)[0], corners)
     at = list(range(0, len(places), max(len(places)//12, 1)))
     def checked(kind, votes):
-        v = values(fs[kind], np.array(votes)/sum(votes))
-        says = [*places[v.argmin()], v.min()]
+        y = np.array(votes)/sum(votes)
+        v = values(fs[kind], y)
+        best,low = least(fs[kind], v, y)
+        says = [*best, low]
         return dict(set=dict(kind=kind, y1=votes[0], y2=votes[1], y3=votes[2]), curves=[[plain_number(v[i]) for i in at]], says=[plain_number(o) for o in says])
     start = [round(100*o) for o in label]
     says = {f'least at {k}': '' for k in corners} | {'least loss': ''}

@@ -46,6 +46,7 @@ def classification_mae_with_logits(
 
 class ClassificationMAE(ClassLoss, of=classification_mae_with_logits):
     "Sum over the classes of |softmax - y| (Ghosh et al. 2017)"
+    formula = r'\sum_c|p_c-y_c|'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150016
 def classification_mae(
@@ -85,6 +86,7 @@ def generalized_cross_entropy_with_logits(
 
 class GeneralizedCrossEntropy(ClassLoss, of=generalized_cross_entropy_with_logits):
     "(1 - p^q)/q of the labelled class (Zhang & Sabuncu 2018, section 3.2)"
+    formula = r'(1-p_y^{\,q})/q'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150024
 def rce(nll, A): return A*torch.expm1(-nll)
@@ -110,6 +112,7 @@ def reverse_cross_entropy_with_logits(
 
 class ReverseCrossEntropy(ClassLoss, of=reverse_cross_entropy_with_logits):
     "Cross entropy with prediction and label exchanged (Wang et al. 2019)"
+    formula = r'-\sum_c p_c\,\max(\log y_c,\,A)'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150027
 def normalized(nll, y, value=identity):
@@ -137,6 +140,7 @@ def normalized_cross_entropy_with_logits(
 
 class NormalizedCrossEntropy(ClassLoss, of=normalized_cross_entropy_with_logits):
     "Cross entropy over its sum for all labels (Ma et al. 2020, section 3)"
+    formula = r'\log p_y\,/\,\sum_c\log p_c'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150030
 def pair(nll, y, active, passive, alpha, beta): return alpha*active(nll, y) + beta*passive(nll, y)
@@ -173,6 +177,7 @@ def active_passive_loss_with_logits(
 
 class ActivePassiveLoss(ClassLoss, of=active_passive_loss_with_logits):
     "alpha * active + beta * passive (Ma et al. 2020, section 4)"
+    formula = r'\alpha\,L_{\mathrm{active}}+\beta\,L_{\mathrm{passive}}'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150032
 def symmetric_cross_entropy_with_logits(
@@ -198,6 +203,7 @@ def symmetric_cross_entropy_with_logits(
 
 class SymmetricCrossEntropy(ClassLoss, of=symmetric_cross_entropy_with_logits):
     "alpha * cross entropy + beta * reverse cross entropy (Wang et al. 2019)"
+    formula = r'-\alpha\log p_y-\beta A\,(1-p_y)'
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150043
 ROWS = dict(ce=averaged, gce=partial(averaged, value=partial(gce, q=.7)), nce=nce, mae=mae_row, rce=partial(rce_row, A=-4.))

@@ -12,12 +12,47 @@ own settings alone, and load it at the first picture, not at import."""
 __all__ = ['styled', 'label_lines', 'loss_curve', 'plot_loss', 'plot_simplex', 'plot_surface', 'plot_loss_by_alpha', 'explore']
 
 # %% ../nbs/04_plot.ipynb #ec50263f
-import functools, inspect, math, sys, torch, warnings, torch.nn.functional as F
+import functools, inspect, io, math, re, sys, torch, warnings, weakref, torch.nn.functional as F
 from copy import deepcopy
 from importlib.resources import files
 from itertools import cycle, islice, takewhile
 from .core import BinaryLoss, ClassLoss, load, plain
 from torch import nn, Tensor
+
+# %% ../nbs/04_plot.ipynb #91f0a003
+def is_drawing(fig):
+    "Is a figure lines and words alone, without colours that stand for numbers?"
+    shown = [o for ax in fig.axes for o in (*ax.images, *ax.collections)]
+    return not any(o.get_array() is not None for o in shown)
+
+def as_svg(fig):
+    "A figure as the text of an SVG, the same each time, with a hundredth of a point as its grain"
+    import matplotlib as mpl
+    with mpl.rc_context({'svg.hashsalt': 'lossbook', 'svg.fonttype': 'path'}):
+        fig.savefig(file := io.StringIO(), format='svg', bbox_inches='tight', pad_inches=.05, metadata={'Date': None})
+    svg = file.getvalue()
+    svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg[svg.index('<svg'):], flags=re.S)
+    def short(m): return re.sub(r'-?\d+\.\d+', lambda n: f'{round(float(n[0]), 2):g}', m[0])
+    svg = re.sub(r'\b(d|x|y|points)="[^"]*"', short, svg)
+    return re.sub(r'\s*\n\s*', '\n', svg)
+
+def keep_lighter():
+    "In a shell without a kernel, show a drawing as SVG where that is lighter than its PNG"
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if shell is None or has_kernel(): return
+    from matplotlib.figure import Figure
+    png,svg = (shell.display_formatter.formatters[f'image/{o}'] for o in ('png','svg+xml'))
+    if Figure in svg.type_printers or Figure not in png.type_printers: return
+    as_png,drawn = png.lookup_by_type(Figure),weakref.WeakKeyDictionary()
+    def lighter(fig): # asked for first
+        text = as_svg(fig) if is_drawing(fig) else None
+        raw = as_png(fig) if text else ''
+        if isinstance(raw, tuple): raw = raw[0] # with its size
+        size = len(raw) if isinstance(raw, bytes) else 3*len(raw)//4 # of base64
+        drawn[fig] = text if text and len(text)<size else None
+        return drawn[fig]
+    svg.for_type(Figure, lighter)
+    png.for_type(Figure, lambda fig: None if drawn.get(fig) else as_png(fig))
 
 # %% ../nbs/04_plot.ipynb #f0b746d0
 def styled(f):
@@ -31,6 +66,7 @@ def styled(f):
             else:
                 panels = dict(nrows=2, sharex=True, figsize=(6,5)) if kwargs.get('grad') else {}
                 fig,ax = plt.subplots(**panels)
+                keep_lighter()
                 try: f(*args, ax=ax, **kwargs)
                 except Exception:
                     plt.close(fig) # nothing half drawn is shown
@@ -45,38 +81,144 @@ def line_styles(ax, n):
     i = len(ax.lines)
     return list(islice(cycle(rcParams['axes.prop_cycle']), i, i+n))
 
-def spread_apart(ys, gap, top=1.):
-    "Move ascending positions apart, upwards first and then down from the top"
-    ys = list(ys)
-    for i in range(1, len(ys)): ys[i] = max(ys[i], ys[i-1]+gap)
-    for i in reversed(range(len(ys))): ys[i] = min(ys[i], top-gap*(len(ys)-1-i))
-    return ys
+# %% ../nbs/04_plot.ipynb #d48673fa
+def line_points(line, step):
+    "Points (n, 2) of a line on the screen, at most `step` apart"
+    import numpy as np
+    xy = line.get_transform().transform(line.get_path().vertices).clip(-1e4, 1e4)
+    d = np.diff(xy, axis=0)
+    n = np.ceil(np.nan_to_num(np.hypot(*d.T))/step).astype(int).clip(1, 500)
+    i = np.arange(len(n)).repeat(n)
+    t = np.arange(len(i))-(n.cumsum()-n).repeat(n)
+    xy = np.concatenate([xy[i]+(t/n[i])[:,None]*d[i], xy[-1:]])
+    return xy[np.isfinite(xy).all(1)]
+
+def gap_to_boxes(points, boxes):
+    "Distances (K, n) from boxes (K, 4), each left, bottom, right, top, to points (n, 2)"
+    import numpy as np
+    (x,y),(l,b,r,t) = points.T,boxes.T[:,:,None]
+    return np.hypot(np.maximum(np.maximum(l-x, x-r), 0), np.maximum(np.maximum(b-y, y-t), 0))
+
+def nearest_gap(points, boxes):
+    "The least distance (K,) of each box to the points; far away if there are none"
+    import numpy as np
+    return gap_to_boxes(points, boxes).min(1) if len(points) else np.full(len(boxes), 1e4)
+
+def overlaps(boxes, box, pad):
+    "Which boxes (K, 4) come closer than `pad` to one box?"
+    l,b,r,t = boxes.T
+    return (l<box[2]+pad) & (r>box[0]-pad) & (b<box[3]+pad) & (t>box[1]-pad)
+
+def boxes_beside(points, size, frame, em):
+    "Boxes (K, 4) of one `size` beside points, inside of a frame"
+    import numpy as np
+    size = np.array(size)
+    sides = np.array([(i,j) for i in (-1,0,1) for j in (-1,0,1) if i or j])
+    away = np.concatenate([sides*(size/2+g*em) for g in (.35,1.,2.,3.5)])
+    mid = (points[:,None]+away).reshape(-1, 2)
+    boxes = np.concatenate([mid-size/2, mid+size/2], 1)
+    l,b,r,t = frame
+    inside = (boxes[:,0]>=l) & (boxes[:,1]>=b) & (boxes[:,2]<=r) & (boxes[:,3]<=t)
+    return boxes[inside]
+
+def place_names(curves, sizes, frame, em, taken=(), strays=None):
+    "A box for the name of each curve, given as points on the screen, or None where there is no room"
+    import numpy as np
+    strays = np.zeros((0,2)) if strays is None else strays
+    tries,costs,res = [],[],[None]*len(curves)
+    for i,(own,size) in enumerate(zip(curves, sizes)):
+        boxes = boxes_beside(own[::max(len(own)//48, 1)], size, frame, em)
+        others = np.concatenate([o for j,o in enumerate(curves) if j!=i]+[strays])
+        near,far = nearest_gap(own, boxes),nearest_gap(others, boxes)
+        cost = 4*near/em-np.minimum(far-near, 6*em)/em
+        cost += 100*(far<.25*em)+60*(near<.15*em)
+        cost += (40+20*np.maximum(near-far, 0)/em)*(far<near+.2*em) # its leader would cross another line
+        for o in taken: cost += 200*overlaps(boxes, o, .2*em)
+        tries.append(boxes)
+        costs.append(cost)
+    order = sorted((i for i,o in enumerate(tries) if len(o)), key=lambda i: -costs[i].min())
+    for i in 3*order:
+        cost = costs[i].copy()
+        for j,o in enumerate(res):
+            if o is not None and j!=i: cost += 200*overlaps(tries[i], o, .25*em)
+        res[i] = tries[i][cost.argmin()]
+    return res
+
+# %% ../nbs/04_plot.ipynb #91f0a002
+def readable(colour):
+    "A colour as dark as text on white must be, at a contrast of 4.5"
+    from matplotlib.colors import to_rgb
+    def light(c): return c/12.92 if c<=.04045 else ((c+.055)/1.055)**2.4
+    rgb = to_rgb(colour)
+    while sum(w*light(c) for w,c in zip((.2126,.7152,.0722), rgb))>.183: rgb = tuple(.95*c for c in rgb)
+    return rgb
+
+@functools.cache
+def line_names():
+    "The class of what stands in axes and places the names of their lines whenever they are drawn"
+    import numpy as np
+    from matplotlib.artist import Artist
+    from matplotlib.text import Text
+
+    class LineNames(Artist):
+        def __init__(self, lines, names):
+            super().__init__()
+            self.lines,self.names,self.seen = lines,names,None
+            self.set_zorder(-5) # before the names themselves
+            self.set_in_layout(False)
+
+        def remove(self):
+            for o in self.names: o.remove()
+            super().remove()
+
+        def draw(self, renderer):
+            ax,px = self.axes,self.figure.dpi/72
+            em = self.names[0].get_fontsize()*px
+            points = [line_points(o, em/3) for o in ax.lines]
+            frame = np.array(ax.bbox.extents)
+            seen = (*(o.tobytes() for o in points), frame.tobytes())
+            if seen!=self.seen: self.place(renderer, ax, points, frame, em)
+            self.seen = seen
+
+        def place(self, renderer, ax, points, frame, em):
+            ok = [(o>=frame[:2]-1).all(1) & (o<=frame[2:]+1).all(1) for o in points]
+            points = {o: p[k] for o,p,k in zip(ax.lines, points, ok)}
+            texts = [o.get_window_extent(renderer) for o in ax.texts if o not in self.names]
+            if ax.get_legend(): texts.append(ax.get_legend().get_window_extent(renderer))
+            pad = .15*em
+            sizes = [(o.width+2*pad, o.height+2*pad) for o in (Text.get_window_extent(o, renderer) for o in self.names)]
+            strays = np.concatenate([np.zeros((0,2))]+[p for o,p in points.items() if o not in self.lines])
+            curves = [points.get(o, np.zeros((0,2))) for o in self.lines]
+            edge = np.array([2,2,-2,-2])*em/10
+            boxes = place_names(curves, sizes, frame+edge, em, [o.extents for o in texts], strays)
+            for name,curve,box in zip(self.names, curves, boxes):
+                name.set_visible(box is not None)
+                if box is None: continue
+                gaps = gap_to_boxes(curve, box[None])[0]
+                name.xy = ax.transData.inverted().transform(curve[gaps.argmin()])
+                name.set_position(ax.transAxes.inverted().transform(box[:2]+pad))
+                name.arrow_patch.set_visible(gaps.min()>.9*em)
+    return LineNames
 
 # %% ../nbs/04_plot.ipynb #d56488be
 def label_lines(
     ax, # matplotlib axes whose lines have labels
 ):
-    "Name the lines beside their right ends, pushed apart where they meet"
-    size,(lo,hi) = 10,ax.get_ylim()
-    lines = [o for o in ax.lines if not o.get_label().startswith('_')]
-    names = [o.get_label() for o in lines]
-    names = [o.replace('(', '\n(', 1) if len(o)>20 else o for o in names]
-    rows = 1+any('\n' in o for o in names)
-    gap = rows*size*1.3*ax.figure.dpi/72/ax.get_window_extent().height
-    last = [last_point(o) for o in lines]
-    ends = sorted((min(max((y-lo)/(hi-lo), 0), 1), i) for i,(_,y) in enumerate(last))
-    for y,(end,i) in zip(spread_apart([e for e,_ in ends], gap), ends):
-        o = lines[i]
-        look = dict(arrowstyle='-', patchA=None, shrinkA=3, shrinkB=0, relpos=(0,.5))
-        look |= dict(color=o.get_color(), lw=.8, ls=o.get_linestyle(), alpha=.6)
-        ax.annotate(names[i], (last[i][0], lo+end*(hi-lo)), (1.08,y), 'data', 'axes fraction',
-            va='center', size=size, annotation_clip=False, arrowprops=look)
-
-# %% ../nbs/04_plot.ipynb #d48673fa
-def last_point(line):
-    "Where a line ends; a loss may have no value further on"
-    xy = [o for o in line.get_xydata() if math.isfinite(o[1])]
-    return xy[-1] if xy else (line.get_xdata()[-1],0.)
+    "Name each line where it is far from the others, in its colour"
+    cls,size = line_names(),10.5
+    for o in [o for o in ax.artists if isinstance(o, cls)]: o.remove()
+    lines,names = [o for o in ax.lines if not o.get_label().startswith('_')],[]
+    for i,o in enumerate(lines):
+        name,c = o.get_label(),readable(o.get_color())
+        if len(name)>15: name = name.replace('(', '\n(', 1)
+        look = dict(arrowstyle='-', shrinkA=0, shrinkB=0, color=c, lw=.7)
+        back = dict(boxstyle='square,pad=.15', fc=ax.get_facecolor(), ec='none', alpha=.8)
+        names.append(ax.annotate(name, (.5,.5), (.5,.5), 'data', 'axes fraction', size=size, color=c, ha='left',
+            va='bottom', annotation_clip=False, arrowprops=look, bbox=back, zorder=4, in_layout=False))
+        n = f'{ax.figure.axes.index(ax)}-{i}'
+        o.set_gid(f'line-{n}')
+        names[-1].set_gid(f'name-{n}')
+    if lines: ax.add_artist(cls(lines, names))
 
 # %% ../nbs/04_plot.ipynb #45fa323b
 def unreduced(loss):

@@ -87,10 +87,12 @@ class RegressionLoss(Loss):
 # %% ../nbs/30_regression.ipynb #8c519ef5
 class MSELoss(RegressionLoss, of=mse_loss):
     "The squared error, which estimates a mean (Gauss 1809)"
+    formula = r'(x-y)^2'
 
 # %% ../nbs/30_regression.ipynb #5ead7d3c
 class L1Loss(RegressionLoss, of=l1_loss):
     "The absolute error, which estimates a median (Laplace 1774)"
+    formula = r'|x-y|'
 
 # %% ../nbs/30_regression.ipynb #56034228
 def huber(x, y, delta):
@@ -115,6 +117,8 @@ def huber_loss(
 # %% ../nbs/30_regression.ipynb #25e33fad
 class HuberLoss(RegressionLoss, of=huber_loss):
     "Half the squared error, a line from `delta` on (Huber 1964)"
+    formula = (r'\tfrac12e^2\ \text{up to}\ e=\delta,\ '
+        r'\text{then}\ \delta\,(e-\tfrac12\delta)')
 
 # %% ../nbs/30_regression.ipynb #bd79dbfb
 def smooth_l1(x, y, beta): return huber(x, y, beta)/beta
@@ -136,6 +140,8 @@ def smooth_l1_loss(
 # %% ../nbs/30_regression.ipynb #1f1105d2
 class SmoothL1Loss(RegressionLoss, of=smooth_l1_loss):
     "The absolute error, rounded below `beta` (Girshick 2015, eq. 3)"
+    formula = (r'\tfrac{1}{2\beta}e^2\ \text{up to}\ e=\beta,\ '
+        r'\text{then}\ e-\tfrac12\beta')
 
 # %% ../nbs/30_regression.ipynb #42b0cd16
 def log_cosh(x, y):
@@ -157,6 +163,7 @@ def log_cosh_loss(
 # %% ../nbs/30_regression.ipynb #3861a46a
 class LogCoshLoss(RegressionLoss, of=log_cosh_loss):
     "The logarithm of the hyperbolic cosine of the error (Green 1990)"
+    formula = r'\log\cosh(x-y)'
 
 # %% ../nbs/30_regression.ipynb #94a74085
 def charbonnier(x, y, eps): return ((x-y)**2 + eps**2).sqrt()
@@ -178,6 +185,7 @@ def charbonnier_loss(
 # %% ../nbs/30_regression.ipynb #4bae445e
 class CharbonnierLoss(RegressionLoss, of=charbonnier_loss):
     "The absolute error with its kink rounded off (Charbonnier et al. 1994)"
+    formula = r'\sqrt{(x-y)^2+\epsilon^2}'
 
 # %% ../nbs/30_regression.ipynb #f3af2cfc
 def barron(x, y, alpha, scale):
@@ -206,6 +214,8 @@ def barron_loss(
 # %% ../nbs/30_regression.ipynb #cd8453b7
 class BarronLoss(RegressionLoss, of=barron_loss):
     "A general and adaptive robust loss (Barron 2019, eq. 8)"
+    formula = (r'\tfrac{|\alpha-2|}{\alpha}'
+        r'\bigl((\tfrac{e^2/s^2}{|\alpha-2|}+1)^{\alpha/2}-1\bigr)')
 
 # %% ../nbs/30_regression.ipynb #fa2328e8
 def barron_nll(x, y, alpha, scale):
@@ -215,6 +225,7 @@ def barron_nll(x, y, alpha, scale):
 # %% ../nbs/30_regression.ipynb #eccb6fac
 class AdaptiveBarronLoss(RegressionLoss):
     "Barron's loss as a likelihood whose shape and scale are learned (Barron 2019, section 3)"
+    formula = r'\rho_\alpha(e/s)+\log s+\log Z(\alpha)'
     func,extra = staticmethod(barron_loss),('y_range',)
     check_skips = dict(traces='jit.trace takes no function with learned parameters')
     def __init__(self,
@@ -279,6 +290,7 @@ class LevelLoss(RegressionLoss):
 # %% ../nbs/30_regression.ipynb #463b8b64
 class QuantileLoss(LevelLoss, of=quantile_loss):
     "The pinball loss, which estimates quantiles (Koenker and Bassett 1978)"
+    formula = r'\max\bigl(q\,(y-x),\ (q-1)\,(y-x)\bigr)'
 
 # %% ../nbs/30_regression.ipynb #2f623e0a
 def quantiles_cross(
@@ -311,6 +323,7 @@ def expectile_loss(
 # %% ../nbs/30_regression.ipynb #1cef7832
 class ExpectileLoss(LevelLoss, of=expectile_loss):
     "Asymmetric squares, which estimate expectiles (Newey and Powell 1987)"
+    formula = r'q\,(y-x)^2\ \text{for}\ y>x,\ \text{else}\ (1-q)\,(y-x)^2'
 
 # %% ../nbs/30_regression.ipynb #4798fd97
 def tame_exp(x, top): return x.clamp(max=top).exp()*(1+(x-top).relu())
@@ -361,6 +374,7 @@ class SpreadLoss(RegressionLoss):
 # %% ../nbs/30_regression.ipynb #16eb967d
 class GaussianNLLLoss(SpreadLoss, of=gaussian_nll_loss, order=''):
     "The negative log-likelihood of a Gaussian with its variance (Nix and Weigend 1994)"
+    formula = r'\tfrac12\bigl(\log v+(y-\mu)^2/v\bigr)'
     def forward(self,
         preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance; or (N, *) means
         target:Tensor, # (N, *) numbers
@@ -402,6 +416,7 @@ def beta_nll_loss(
 # %% ../nbs/30_regression.ipynb #d71422c8
 class BetaNLLLoss(SpreadLoss, of=beta_nll_loss):
     "The Gaussian likelihood, weighted by a power of the variance (Seitzer et al. 2022, eq. 5)"
+    formula = r'\tfrac12\,v^\beta\bigl(\log v+(y-\mu)^2/v\bigr)'
     check_skips = SpreadLoss.check_skips | dict.fromkeys(('gradient','second_gradient'),
         'its gradient is not that of its value, since the factor has none')
 
@@ -431,6 +446,7 @@ def poisson_nll_loss(
 # %% ../nbs/30_regression.ipynb #4bb73aaa
 class PoissonNLLLoss(RegressionLoss, of=poisson_nll_loss):
     "The negative log-likelihood of counts under a Poisson distribution (Cameron and Trivedi 1998)"
+    formula = r'e^x-y\,x'
     def activation(self, x): return self.clip(x.exp() if self.log_input else x)
     def example(self, n=4): return torch.rand(n, 2),torch.randint(5, (n,2)).float()
 
@@ -463,6 +479,8 @@ def negative_binomial_nll_loss(
 # %% ../nbs/30_regression.ipynb #ee4ce5bc
 class NegativeBinomialNLLLoss(RegressionLoss, of=negative_binomial_nll_loss):
     "The negative log-likelihood of overdispersed counts (Hilbe 2011)"
+    formula = (r'(y+r)\log(1+\tfrac\mu r)-y\log\mu'
+        r'-\log\tfrac{\Gamma(y+r)}{\Gamma(r)\,r^y}')
     def activation(self, x):
         if isinstance(x, (tuple,list)): x = x[0]
         elif self.dispersion is None: x = x.select(self.axis, 0)

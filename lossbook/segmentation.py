@@ -87,6 +87,7 @@ class BinaryMasksLoss(MasksLoss, BinaryLoss):
 # %% ../nbs/17_segmentation.ipynb #fc057669
 class DiceLoss(ClassMasksLoss, of=dice_loss_with_logits):
     "1 - Dice coefficient of the masks of classes (Milletari et al. 2016, section 3)"
+    formula = r'1-\frac{2B}{P+T}'
 
 # %% ../nbs/17_segmentation.ipynb #eb705e58
 def binary_dice_loss_with_logits(
@@ -114,6 +115,7 @@ def binary_dice_loss_with_logits(
 # %% ../nbs/17_segmentation.ipynb #034e1337
 class BinaryDiceLoss(BinaryMasksLoss, of=binary_dice_loss_with_logits):
     "1 - Dice coefficient of masks that may overlap (Milletari et al. 2016, section 3)"
+    formula = r'1-\frac{2B}{P+T}'
 
 # %% ../nbs/17_segmentation.ipynb #b723dd17
 def jaccard(both, pred, true, nr, dr):
@@ -168,9 +170,11 @@ def binary_jaccard_loss_with_logits(
 # %% ../nbs/17_segmentation.ipynb #897a4e83
 class JaccardLoss(ClassMasksLoss, of=jaccard_loss_with_logits):
     "1 - Jaccard index of the masks of classes (Jaccard 1912)"
+    formula = r'1-\frac{B}{P+T-B}'
 
 class BinaryJaccardLoss(BinaryMasksLoss, of=binary_jaccard_loss_with_logits):
     "1 - Jaccard index of masks that may overlap (Jaccard 1912)"
+    formula = r'1-\frac{B}{P+T-B}'
 
 # %% ../nbs/17_segmentation.ipynb #e471458f
 def tversky(both, pred, true, alpha, beta, nr, dr):
@@ -227,9 +231,11 @@ def binary_tversky_loss_with_logits(
 # %% ../nbs/17_segmentation.ipynb #59c254c9
 class TverskyLoss(ClassMasksLoss, of=tversky_loss_with_logits):
     "1 - Tversky index of the masks of classes (Salehi et al. 2017)"
+    formula = r'1-\frac{B}{B+\alpha(P-B)+\beta(T-B)}'
 
 class BinaryTverskyLoss(BinaryMasksLoss, of=binary_tversky_loss_with_logits):
     "1 - Tversky index of masks that may overlap (Salehi et al. 2017)"
+    formula = r'1-\frac{B}{B+\alpha(P-B)+\beta(T-B)}'
 
 # %% ../nbs/17_segmentation.ipynb #345c2eeb
 def focal_tversky(both, pred, true, alpha, beta, gamma, nr, dr):
@@ -290,9 +296,11 @@ def binary_focal_tversky_loss_with_logits(
 # %% ../nbs/17_segmentation.ipynb #eac57c4c
 class FocalTverskyLoss(ClassMasksLoss, of=focal_tversky_loss_with_logits):
     "A root of the Tversky loss of the masks of classes (Abraham and Khan 2018)"
+    formula = r'\bigl(1-\tfrac{B}{B+\alpha(P-B)+\beta(T-B)}\bigr)^{1/\gamma}'
 
 class BinaryFocalTverskyLoss(BinaryMasksLoss, of=binary_focal_tversky_loss_with_logits):
     "A root of the Tversky loss of masks that may overlap (Abraham and Khan 2018)"
+    formula = r'\bigl(1-\tfrac{B}{B+\alpha(P-B)+\beta(T-B)}\bigr)^{1/\gamma}'
 
 # %% ../nbs/17_segmentation.ipynb #7e76037a
 def steps(y, w):
@@ -354,9 +362,11 @@ def binary_lovasz_loss_with_logits(
 # %% ../nbs/17_segmentation.ipynb #f400b69e
 class LovaszLoss(ClassMasksLoss, of=lovasz_loss_with_logits):
     "The Lovász extension of the Jaccard loss of classes (Berman et al. 2018)"
+    formula = r'\sum_i e_i\,(J_i-J_{i-1}),\quad e=|y-p|'
 
 class BinaryLovaszLoss(BinaryMasksLoss, of=binary_lovasz_loss_with_logits):
     "The Lovász hinge of masks that may overlap (Berman et al. 2018)"
+    formula = r'\sum_i e_i\,(J_i-J_{i-1}),\quad e=\max(0,\,1-(2y-1)\,x)'
 
 # %% ../nbs/17_segmentation.ipynb #1a6ef0c6
 def softmax(x): return x.softmax(1)

@@ -1,4 +1,4 @@
-"""Cross entropy against labels that are distributions, smoothed or not
+"""From votes to a label that is a distribution, and the cross entropy against it, smoothed or not
 
 Sometimes the label itself is unsure: annotators disagree, a teacher network gives probabilities, MixUp blends two
 images. Then the label of an example is a distribution over the classes, a *soft label*, and `SoftLabelCrossEntropy`
@@ -65,6 +65,7 @@ def soft_label_cross_entropy_with_logits(
 class SoftLabelCrossEntropy(ClassLoss, of=soft_label_cross_entropy_with_logits,
     order='alpha weight axis reduction ignore_index'):
     "Cross entropy on indices or smoothed soft labels (Szegedy et al. 2016, section 7)"
+    formula = r'-\sum_c\tilde y_c\log p_c'
 
 # %% ../nbs/11_soft_labels.ipynb #25258b8e
 def soft_label_cross_entropy(

@@ -104,6 +104,7 @@ class EndsLoss(Loss):
 # %% ../nbs/20_span.ipynb #53a0d3c5
 class DistanceLoss(EndsLoss, of=distance_loss):
     "Minus the logarithm of 1 - |true length - expected length| of a span"
+    formula = r'-\log\bigl(1-|\ell-\hat\ell|\bigr)'
     axis:int|None = None # of the positions in one tensor, 1 or 2; by default found out
 
 # %% ../nbs/20_span.ipynb #8931c46f
@@ -140,6 +141,7 @@ def span_loss(
 # %% ../nbs/20_span.ipynb #b48bee62
 class SpanLoss(DistanceLoss, of=span_loss):
     "Cross entropy of the start, of the end, and `scale` times the distance loss"
+    formula = r'-\log p_s-\log q_e-\lambda\log\bigl(1-|\ell-\hat\ell|\bigr)'
     axis:int|None = None # of the positions in one tensor, 1 or 2; by default found out
     parts = {} # start, end and distance of the last call
     # of no call yet

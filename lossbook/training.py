@@ -32,9 +32,16 @@ def under(loss, reduction, *batch):
     "The loss of a batch under another reduction: a loss of this book, of PyTorch or fastai, or what MixUp puts in its place"
     mix = getattr(loss, '__self__', None)
     if isinstance(mix, MixHandler): return mixed(mix, reduction, *batch)
-    if isinstance(loss, Loss): return loss.reduced(reduction, *batch)
+    if isinstance(loss, Loss): return keeping_parts(loss, reduction, *batch)
     values,norm = values_of(loss, *batch)
     return reduce(values, reduction, norm=norm)
+
+def keeping_parts(loss, reduction, *batch):
+    "`loss.reduced`, by the call of a loss that keeps its parts there, for `RecordParts`"
+    if not hasattr(loss, 'parts'): return loss.reduced(reduction, *batch)
+    was,loss.reduction = loss.reduction,reduction
+    try: return loss(*batch)
+    finally: loss.reduction = was
 
 def mixed(mix, reduction, pred, *yb):
     "What `MixHandler.lf` computes, with each example's own share, and with the norms mixed like the values"

@@ -6,7 +6,7 @@ from selenium import webdriver
 
 root = Path(__file__).resolve().parents[1]
 docs = root/'docs'
-pages = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html'))
+pages = sorted(p.relative_to(docs).as_posix() for p in docs.rglob('*.html') if p.name!='lossbook.html')
 axe = Path(os.environ['AXE']).read_text()
 
 def chromium():
@@ -111,6 +111,17 @@ def test_moved_by_keyboard(browser, page):
         before = slider.get_attribute('value')
         slider.send_keys('\ue014' if float(before)<float(slider.get_attribute('max')) else '\ue012') # right or left
         assert slider.get_attribute('value')!=before
+
+def test_the_book_on_one_page(browser):
+    "All chapters, all formulas, no link that leaves the file but to other hosts, to files and to the page by page book"
+    browser.get_log('browser')
+    show(browser, 'lossbook.html')
+    assert [o['message'] for o in browser.get_log('browser') if o['level']=='SEVERE']==[]
+    assert browser.execute_script('return document.querySelectorAll("section.chapter").length')==len(pages)
+    assert browser.execute_script('return [...document.querySelectorAll(".math")].filter((e) => !e.querySelector(".katex")).length')==0
+    away = browser.execute_script('return [...document.querySelectorAll("main a[href]")].map((a) => a.getAttribute("href")).filter((h) => !/^(#|[a-z]+:)/.test(h))')
+    assert {h for h in away if h.endswith('.html')}<={'index.html'}
+    assert browser.execute_script('return document.documentElement.scrollWidth - innerWidth')<=0
 
 queries = {'focal': 'focal.html', 'FocalLoss': 'focal.html#focalloss', 'gamma': 'focal.html', 'label smoothing': 'soft_labels.html', 'smoothing': 'soft_labels.html',
     'dice': 'segmentation.html', 'iou': 'segmentation.html', 'MixUp': 'training.html#mixup', 'nan': 'cross_entropy.html', 'contrastive': 'contrastive.html',

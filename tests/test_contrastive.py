@@ -438,6 +438,21 @@ def test_as_written_in_the_source():
     same(ours, loss)
     for g,h in zip(grad(ours.mean(), (image,text)), grad(loss.mean(), (image,text))): same(g, h, 1e-5, 1e-5)
 
+def test_soft_targets_at_length_one():
+    "Where all targets are nearly the same, equal embeddings are the minimum, which the entry says; long vectors have another"
+    right,equal = torch.eye(16),torch.ones(16, 16)
+    f = CLIPLoss(soft_targets=True)
+    same(f(equal, equal), math.log(16))
+    assert f(right, right)>4*f(equal, equal)
+    g = CLIPLoss(1., soft_targets=True, normalize=False)
+    assert g(5*right, 5*right)<1e-3 and g(5*equal, 5*equal)>2.7
+    assert 'they need normalize=False' in CLIPLoss.__init__.__doc__
+
+def test_learned_numbers_are_shown_short():
+    loss = CLIPLoss()
+    assert 'temperature=0.07,' in repr(loss) and repr(loss.with_params(soft_targets=True)).startswith('CLIPLoss(temperature=0.07,')
+    assert 'bias=-10.0,' in repr(SigLIPLoss())
+
 # two batches whose features are compared
 
 def test_barlow_twins():

@@ -56,8 +56,13 @@ def test_sigmoid():
     assert torch.sigmoid(torch.tensor(400.))==1 and torch.sigmoid(torch.tensor(-300.))==0
     assert F.logsigmoid(torch.tensor(-300.))==-300
 
+def test_numbers_of_the_questions():
+    near(torch.tensor([1.2/torch.tensor(2.).log(), torch.tensor(1.2).exp()]), [1.73, 3.32], 5e-3)
+    assert torch.tensor(11.).half().exp().isfinite() and torch.tensor(11.5).half().exp().isinf()
+    assert torch.tensor(88.).exp().isfinite() and torch.tensor(89.).exp().isinf()
+
 def test_log_sigmoid_with_a_wrong_sign():
-    "The second exercise"
+    "The fourth exercise"
     def log_sigmoid(x, sign=-1):
         t = (-x).clamp(min=0)
         return -t - ((sign*t).exp() + (-x-t).exp()).log()

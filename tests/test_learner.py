@@ -219,6 +219,26 @@ def test_two_losses_in_turn(tmp_path):
     second.save('second')
     assert torch.load(tmp_path/'models'/'second.pth', weights_only=False)['model']['loss_func.scale']==loss.scale
 
+@pytest.mark.parametrize('later', [False,True])
+def test_mode_of_the_model(later):
+    "A loss that samples in training is exact in validation, as the model drops nothing there"
+    from lossbook.many_classes import SampledSoftmaxLoss
+    set_seed(0)
+    loss,rows = SampledSoftmaxLoss(4, 50, 5),list(zip(torch.randn(24, 4), torch.arange(24)))
+    modes = []
+    class Look(Callback):
+        def after_loss(self): modes.append((self.model.training, loss.training))
+    learn = Learner(DataLoaders.from_dsets(rows[:16], rows[16:], bs=8, device='cpu'), nn.Linear(4, 4), loss, cbs=[Look()])
+    if later: learn.add_cb(TrainLoss())
+    else: learn.add_cbs(TrainLoss())
+    fit(learn, 2)
+    assert modes==2*[(True,True),(True,True),(False,False)]
+    assert learn.validate()==learn.validate()
+    loss.train()
+    preds,y,values = learn.get_preds(with_loss=True)
+    logits = loss.scores(learn.model(torch.stack([x for x,_ in rows[16:]])))
+    torch.testing.assert_close(values, nn.functional.cross_entropy(logits, y, reduction='none').detach())
+
 def test_params_refused():
     with pytest.raises(TypeError, match='TrainLoss needs a loss with parameters that require grad, got MSELoss'):
         classes(nn.MSELoss(), TrainLoss())

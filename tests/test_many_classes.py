@@ -3,7 +3,7 @@ import itertools, multiprocessing, pickle, pytest, torch, torch.autograd.forward
 from copy import deepcopy
 from torch import nn
 from lossbook.check import check_loss, loss_classes
-from lossbook.core import BinaryLoss, ClassLoss
+from lossbook.core import BinaryLoss, ClassLoss, sum_and_norm
 from lossbook.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from lossbook.focal import FocalLoss, OHEM
 from lossbook.many_classes import AdaptiveSoftmaxLoss, HandsOn, LinearLoss, NCELoss, NegativeSamplingLoss, SampledSoftmaxLoss, hand_on
@@ -141,6 +141,20 @@ def test_z_loss(reduction):
         torch.testing.assert_close(loss.parts['loss'], plain(h, W, y, b, w).detach())
         torch.testing.assert_close(sum(loss.parts.values()), loss(h, W, y, b, w).detach())
         assert not plain.parts and not chunked(CrossEntropyLoss(), z_loss=0.).parts # off is off
+
+@pytest.mark.parametrize('inner', [CrossEntropyLoss(weight=W3), BCEWithLogitsLoss()])
+def test_the_sum_and_the_norm(inner, monkeypatch):
+    "Both come from one pass over the chunks, and their quotient is the mean"
+    h,W,b = layer()
+    y,w,inner = targets(type(inner))[-1],torch.rand(N, dtype=torch.double),inner.double()
+    loss,calls = chunked(inner, z_loss=.1 if isinstance(inner, ClassLoss) else 0.),[]
+    mean = loss(h, W, y, b, w)
+    monkeypatch.setattr('lossbook.many_classes.RowValues.apply', lambda *o: calls.append(o))
+    total,norm = loss.reduced(sum_and_norm, h, W, y, b, w)
+    torch.testing.assert_close(total/norm, mean)
+    torch.testing.assert_close(norm, inner.reduced(sum_and_norm, F.linear(h, W, b), y, sample_weight=w)[1])
+    for o,p in zip(*(torch.autograd.grad(v, (h,W,b)) for v in (total/norm, mean))): torch.testing.assert_close(o, p)
+    assert not calls and not norm.requires_grad
 
 def test_learned():
     "What of the loss, the weights or the target requires a gradient gets it"

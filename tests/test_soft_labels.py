@@ -34,6 +34,19 @@ def test_smoothed_numbers():
     assert_same(smooth_soft_labels(y_onehot, .3), .7*y_onehot + .3/5)
     assert_same(smooth_soft_labels(y_soft, 1.), torch.full((3,5), .2))
 
+@pytest.mark.parametrize('n,C', ((3,5), (20,5), (1,2)))
+def test_rule_of_laplace(n, C):
+    "Votes that agree: one vote more for each class is a smoothing of C/(n+C)"
+    votes = F.one_hot(torch.tensor([0]), C)*float(n)
+    assert_same(smooth_soft_labels(votes/n, C/(n+C)), (votes+1)/(n+C))
+    if n==20: assert_same((votes+1)/(n+C), [[.84]+[.04]*4])
+
+@pytest.mark.parametrize('alpha', (.1, .2, .7))
+def test_smoothing_twice(alpha):
+    "The fifth exercise"
+    once = smooth_soft_labels(y_onehot, alpha)
+    assert_same(smooth_soft_labels(once, alpha), once)
+
 def some_labels():
     torch.manual_seed(1)
     return torch.distributions.Dirichlet(torch.full((7,), .2)).sample((50,))

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lossbook.check import all_losses
 from lossbook.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
 from lossbook.focal import OHEM, FocalLoss
-from lossbook.learner import CheckBatch
+from lossbook.learner import CheckBatch, RecordParts
 from lossbook.training import ExactAccumulation, ScheduleLoss, losses_for
 
 LOSSES = all_losses()
@@ -170,6 +170,29 @@ def test_beside_other_callbacks():
         assert abs(moved-1e-3)<1e-5 and len(learn.get_preds(with_loss=True)[2])==8
         learn.validate()
         learn.lr_find(num_it=5, show_plot=False)
+
+@pytest.mark.parametrize('mix', [False,True])
+@pytest.mark.parametrize('name', ['sum','span','z_loss'])
+def test_parts_are_recorded(name, mix):
+    "`RecordParts` sees what it sees without accumulation"
+    from lossbook.many_classes import LinearLoss, hand_on
+    from lossbook.span import SpanLoss
+    y,found = torch.tensor([0,1,2,1,0,2,2,1]),[]
+    for cbs in ([], [ExactAccumulation(4)]):
+        set_seed(0)
+        two = CrossEntropyLoss(weight=None if mix else [1.,3.,9.])+.5*FocalLoss()
+        loss = dict(sum=two, span=SpanLoss(), z_loss=LinearLoss(CrossEntropyLoss(), z_loss=.1))[name]
+        target = torch.stack([y, y+1], 1) if name=='span' else y
+        model = linear()
+        if name=='span': model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Unflatten(1, (2,6)))
+        if name=='z_loss': hand_on(model)
+        rec = RecordParts()
+        learn = learner(model, images((target,)), loss, 2, rec, *cbs, *[MixUp()]*mix)
+        with learn.no_logging(): learn.fit(2, 0.)
+        assert loss.reduction=='mean' and all(len(v)==8 for v in rec.values().values())
+        found.append(rec.values())
+    same(*[o.values() for o in found])
+    assert list(found[0])==list(found[1])!=[]
 
 # ---- MixUp
 

@@ -17,13 +17,15 @@ from fastcore.nbio import mk_cell, read_nb, write_nb
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup, _build_modidx, nbdev_export, nbglob
+import onepage
+from entries import signature
 
 root = Path(__file__).resolve().parents[1]
 nbs,proc,docs,readme = root/'nbs',root/'_proc',root/'docs',root/'README.md'
 site,tools = proc/'docs',root/'tools'
 lib = get_config(root).lib_name
 parts = {0: 'How it is built', 1: 'Classification', 2: 'Spans', 3: 'Regression',
-    4: 'Margins and pairs', 6: 'fastai and the catalogue'}
+    4: 'Margins and pairs', 6: 'fastai and other trainers'}
 aliases = {'F': 'torch.nn.functional', 'nn': 'torch.nn'}
 origin,findings,entry_names = {},[],{}  # the notebook of each page; what is wrong; the entries of each page
 
@@ -37,7 +39,12 @@ def text(x): return ''.join(x) if isinstance(x, list) else x
 def notebooks(): return sorted(Path(o).relative_to(nbs) for o in nbglob(nbs))
 def sources(p): return [c.source for c in read_nb(nbs/p).cells]
 
-def settled(x): return re.sub(r'[^\n]*\r', '', text(x))  # progress bars overwrite their line
+def settled(x): return named(re.sub(r'[^\n]*\r', '', text(x)))  # progress bars overwrite their line
+def named(x): return re.sub(r'\b__main__\.(?=[A-Za-z_])', '', text(x))  # that a notebook defines it is no news
+
+def plain_output(x):
+    "An output without what pandas and the notebook add to it"
+    return re.sub(r'<style scoped>.*?</style>\n?', '', named(x), flags=re.S)
 
 def page_of(p):
     "The page of a notebook, both relative to their folder: 13_focal.ipynb -> focal.html"
@@ -69,7 +76,7 @@ class Links:
         r'|`(?P<sym>[A-Za-z][\w.]*)(?:\(\))?`')
     number = re.compile(r'((?:\]\(|\]: |href=")[^\s()"]*?)\b\d+[a-zA-Z0-9]*_(\w+\.ipynb)')
     doclink = re.compile(r'\[(`[^`]*`)\]\([^()\s]*\)')
-    fragment = re.compile(r'(\.ipynb#)([^\s()"]+)')
+    fragment = re.compile(r'(?P<page>[\w./-]*)\.ipynb#(?P<frag>[^\s()"]+)')
 
     def __init__(self, page, entries, helpers, modules):
         self.page,self.entries,self.helpers,self.modules = page,entries,helpers,modules
@@ -96,6 +103,12 @@ class Links:
         if pre in aliases and post: s = f'{aliases[pre]}.{post}'
         return self.lookup.doc(self.fastai.get(s, s))
 
+    def place(self, m):
+        "A heading as Jupyter writes it, #The-idea, or an entry, where `Scan` beside `scan` keeps its capital"
+        page = normpath(urljoin(dirname(self.page), f'{m["page"]}.html'))
+        frag = self.entries.get(page, {}).get(m['frag'], m['frag'].lower())
+        return f'{m["page"]}.ipynb#{frag}'
+
     def one(self, m):
         if m['sym']: return f'[{m[0]}]({url})' if (url := self.symbol(m['sym'])) else m[0]
         txt = self.doclink.sub(r'\1', m['text'][1:-1])  # a doclink inside a link
@@ -109,9 +122,14 @@ class Links:
             elif re.match('#+ ', l): l = self.doclink.sub(r'\1', l)  # a heading links to itself
             elif not fence:
                 l = self.number.sub(r'\1\2', self.link.sub(self.one, l))
-                l = self.fragment.sub(lambda m: m[1]+m[2].lower(), l)  # Jupyter writes #The-idea
+                l = self.fragment.sub(self.place, l)
             out.append(l)
         return '\n'.join(out)
+
+def module_of(code):
+    "The module that a notebook exports to"
+    m = re.search(r'^#\|\s*default_exp:?\s+(\S+)', code, re.M)
+    return m and f'{lib}.{m[1]}'
 
 def helper_names(code):
     "What the `exporti` cells of a notebook define, in lower case as nbdev's links have it"
@@ -139,21 +157,24 @@ def entry_ids(cells):
         ids[n] = n if n.lower() in ids.values() else n.lower()
     return ids
 
-def entry(cell, after, classes, ids):
-    "A `show_doc` cell as markdown: name, docstring, and the signature unless the source follows"
+def entry(cell, after, classes, ids, code):
+    "A `show_doc` cell as markdown: name, docstring, import, and the signature unless the source follows"
     name = shown(cell)
     md = ''.join(text(o['data'].get('text/markdown', '')) for o in cell.outputs if 'data' in o)
     md = re.sub(r'^(---|\[source\]\(.*)\n+', '', md, flags=re.M)
     md = re.sub(r'^(#+) .*$', rf'\1 `{name}` {{#{ids[name]} .entry}}', md, count=1, flags=re.M)
     sig = re.search(r'^```python\n.*?^```\n*', md, re.M|re.S)
-    new = sig[0] if sig else ''
+    if not sig: return mk_cell(md, 'markdown')
+    new = sig[0]
     new = re.sub(r' at 0x[0-9a-f]+|:NoneType|torch\.(?=Tensor)|\b(collections\.abc|typing)\.', '', new)
     new = re.sub(r'\btorch\.nn\.modules\.\w+\.', 'nn.', new)
     new = re.sub(r'^[^#\n]+', lambda m: m[0].replace(' | ', '|'), new, flags=re.M)
     if name in classes:  # one that is made `of` a function has that function's comment on what it returns
         new = re.sub(r'^\)(->.*)?:.*', '):', new.replace(f'def {name}', f'class {name}'), flags=re.M)
-    if re.search(rf'^(async def|def|class) {name.split(".")[-1]}\b', after, re.M): new = ''
-    return mk_cell(f'{md.replace(sig[0], "")}\n\n{new}' if sig else md, 'markdown')
+    last,top = name.split('.')[-1],name.split('.')[0]
+    follows = re.search(rf'^(async def|def|class) {last}\b', after, re.M)
+    parts = [md.replace(sig[0], ''), f'`from {module_of(code)} import {top}`']
+    return mk_cell('\n\n'.join(parts + ([] if follows else [signature(last, new, code)])), 'markdown')
 
 def in_order(cells, code):
     "nbdev adds entries for the definitions of a cell backwards, around it: put them in order, before it"
@@ -197,13 +218,14 @@ def mend(nb, ids, code, links):
             c.set_source(links(re.sub(r'^##+ ([^{}\n]+)$', heading, md, flags=re.M)))
         elif shown(c):
             after = next((o for o in nb.cells[i+1:] if not shown(o)), c).source
-            nb.cells[i] = entry(c, after, classes, ids)
+            nb.cells[i] = entry(c, after, classes, ids, code)
             nb.cells[i].set_source(links(nb.cells[i].source))
         else:
             c.set_source(fold(c.source))
             for o in c.outputs:
                 if 'text' in o: o['text'] = settled(o['text'])
                 d = o.get('data', {})
+                d.update({k: plain_output(d[k]) for k in ('text/plain', 'text/html') if k in d})
                 if 'text/markdown' in d: d['text/markdown'] = links(text(d['text/markdown']))
 
 def stage():
@@ -232,8 +254,7 @@ def stage():
         find(page, f'imports need a cell of their own: {line}')
     entries = {page_of(p): entry_ids(nb.cells) for p,nb in staged.items()}
     entry_names.update({k: set(v.values()) for k,v in entries.items()})
-    exps = {p: re.search(r'^#\|\s*default_exp:?\s+(\S+)', s, re.M) for p,s in code.items()}
-    modules = {f'{lib}.{m[1]}': page_of(p) for p,m in exps.items() if m}
+    modules = {module_of(s): page_of(p) for p,s in code.items() if module_of(s)}
     for p,nb in staged.items():
         mend(nb, entries[page_of(p)], code[p], Links(page_of(p), entries, helpers, modules))
         (proc/p).unlink()
@@ -241,10 +262,11 @@ def stage():
     return sidebar(staged)
 
 def sidebar(pages):
-    "A reader's order: the losses by the tens of the file number, folders, the rest, and last part 0"
+    "A reader's order: the losses by the tens of the file number, tutorials and their evidence, the rest, and last part 0"
     def section(p):
-        if len(p.parts) > 1: return 5,p.parts[0].replace('_', ' ').capitalize()
-        if not p.name[0].isdigit(): return 7,'More pages'
+        if p.name == 'evidence.ipynb' or len(p.parts) > 1: return 5,'Tutorials'
+        if p.name == '61_catalog.ipynb': return 9,parts[0]
+        if not p.name[0].isdigit(): return 7,'To look up'
         n = int(p.name[0])
         return n or 9,parts.get(n, 'More chapters')
     first,groups = [Path(o) for o in ('index.ipynb', '62_which_loss.ipynb') if Path(o) in pages],{}
@@ -269,6 +291,7 @@ def skip_folded(rules):
 def found(o, words):
     "A row of the search index: formulas as text, what kind it is, the words that its chapter wants to be found by"
     tex = re.sub(r'\\(?:mathrm|text|frac|operatorname|[,;! ()\[\]])|[{}]', '', o['text'])
+    tex = re.sub(rf' from {lib}[\w.]* import \w+(?= |$)', '', tex)  # of an entry
     o = dict(o, text=re.sub(r'\\([a-z]+)', r'\1', tex))
     o.pop('objectID')
     path,_,frag = o['href'].partition('#')
@@ -287,13 +310,16 @@ def render(contents):
     "Render _proc with smalldocs, then have formulas and search work offline, and pictures as files"
     from smalldocs.site import build as smalldocs
     from smalldocs.layout import KATEX
+    from smalldocs.llms import NB_ORDER
     from smalldocs.markdown import Rules
     words = chapter_words()
     skip_folded(Rules)
+    NB_ORDER.sort(key='text/markdown'.__ne__)  # a copy for models has no use for HTML where there is both
     cfg,own = yaml.safe_load((nbs/'_quarto.yml').read_text()),get_config()
     cfg.pop('metadata-files', None)
     cfg['project']['output-dir'] = site.name
     cfg['website'].update(title=own.title, description=own.description)
+    cfg['website'].update({k: v for k,v in {'repo-url': own.git_url, 'site-url': own.doc_url}.items() if v})
     cfg['website']['sidebar']['contents'] = contents
     (proc/'_quarto.yml').write_text(yaml.safe_dump(cfg, sort_keys=False))
     try: res = smalldocs(proc, quiet=True)
@@ -302,7 +328,7 @@ def render(contents):
         if 'broken link' not in w: find('renderer', w)
     libs = site/'site_libs'
     for lib in ('katex', 'uplot'): shutil.copytree(tools/lib, libs/lib)
-    shutil.copy(tools/'moving.js', libs)
+    for o in (tools/'moving.js', tools/'catalog.js', nbs/'catalog.css'): shutil.copy(o, libs)
     css = libs/'katex'/'katex.min.css'
     css.write_text(re.sub(r',url\([^)]*\.(woff|ttf)\) format\("\w+"\)', '', css.read_text()))
     index = [found(o, words) for o in json.loads((site/'search.json').read_text())]
@@ -320,7 +346,8 @@ def render(contents):
     for p in site.rglob('*.html'):
         up = '../' * (len(p.relative_to(site).parts)-1)
         html = re.sub(r' id="cell-\d+"| role="navigation"', '', p.read_text())
-        p.write_text(moving(pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p), up))
+        html = pictures(accessible(html.replace(KATEX, f'{up}site_libs/katex')), p)
+        p.write_text(tables(moving(html, up), up))
     return len(res.pages)
 
 def accessible(html):
@@ -342,19 +369,37 @@ def accessible(html):
 
 def digest(b): return hashlib.sha1(b).hexdigest()[:12]
 
+def png_size(b):
+    "Width and height at 100 points an inch, as the page shows a picture of any density; so its words are of one size"
+    w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20))
+    i = b.find(b'pHYs', 0, 4000)
+    scale = 100/(int.from_bytes(b[i+4:i+8], 'big')*.0254) if i > 0 and b[i+12] == 1 else 1
+    return round(w*scale),round(h*scale)
+
+def svg_size(s):
+    w,h = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', s).groups()
+    return round(float(w)*100/72),round(float(h)*100/72)
+
+drawn_svg = re.compile(r'<svg((?: alt="[^"]*")?) (xmlns:xlink=[^>]* version="1.1">.*?</svg>)', re.S)
+
 def pictures(html, page):
     "Point the pictures of a page to the files of its markdown copy, named by their content"
     files,copy = page.with_name(f'{page.stem}_files'),page.with_suffix('.llms.md')
     for p in list(files.glob('*')):
+        p.write_bytes(p.read_bytes().strip() + b'\n' if p.suffix == '.svg' else p.read_bytes())
         new = p.with_stem(digest(p.read_bytes()))
         copy.write_text(copy.read_text().replace(f'/{p.name}', f'/{new.name}'))
         p.rename(new)
-    def src(m):  # with its size, so that nothing moves when it loads
+    def look(b, ext, size):  # with its size, so that nothing moves when it loads
+        size = ' width="{}" height="{}"'.format(*size) if size else ''
+        return f'src="{files.name}/{digest(b)}.{ext}"{size} loading="lazy"'
+    def src(m):
         b = base64.b64decode(m[2])
-        w,h = (int.from_bytes(b[i:i+4], 'big') for i in (16,20)) # of a PNG
-        size = f' width="{w}" height="{h}"' if m[1] == 'png' else ''
-        return f'src="{files.name}/{digest(b)}.{m[1]}"{size} loading="lazy"'
-    return re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html)
+        return look(b, m[1], png_size(b) if m[1] == 'png' else None)
+    def svg(m):
+        text = f'<svg {m[2]}\n'
+        return f'<img{m[1]} {look(text.encode(), "svg", svg_size(text))} class="img-fluid drawing">'
+    return drawn_svg.sub(svg, re.sub(r'src="data:image/(\w+);base64,([^"]+)"', src, html))
 
 def moving(html, up):
     "The script that moves the pictures of a page, if it has any"
@@ -363,6 +408,14 @@ def moving(html, up):
     head = f'<link rel="stylesheet" href="{libs}/uplot/uPlot.min.css">\n'
     for js in ('uplot/uPlot.iife.min.js', 'moving.js'): head += f'<script defer src="{libs}/{js}"></script>\n'
     return html.replace('</head>', f'{head}</head>', 1)
+
+def tables(html, up):
+    "The script and the style of the catalogue and of *Which loss?*, for a page that has one of their tables"
+    if not re.search('class="(catalog|questions|cards)', html): return html
+    libs = f'{up}site_libs/catalog'
+    html = html.replace('</head>', f'<link rel="stylesheet" href="{libs}.css">\n</head>', 1)
+    # before the script that sets formulas, since this one reads the text of the rows
+    return html.replace('<script src', f'<script defer src="{libs}.js"></script>\n<script src', 1)
 
 # a page opened from disk may not fetch, but it may load a script
 search_js = '''await new Promise((done, failed) => {
@@ -414,6 +467,19 @@ def check_site():
             elif not url.startswith(('data:', '#')) and local(where, url)[0] not in files:
                 find(where, f'dead link: {url}')
 
+# ---- docs/llms.txt
+
+def write_llms():
+    "After the list of pages that smalldocs writes: what to remember, from the skill, and a line for each entry"
+    path = site/'llms.txt'
+    skill = next(c for c in sources(Path('skill.ipynb')) if '## Things to remember' in c)
+    api = []
+    for p in sorted(site.glob('*.llms.md')):
+        for k,doc in re.findall(r'^### `([\w.]+)`\n\n\*(.*)\*$', p.read_text(), re.M):
+            api.append(f'- [{k}]({p.name}): ' + re.sub(r'\[([^\[\]]*)\]\([^()]*\)', r'\1', doc))
+    parts = [path.read_text().strip(), re.sub(r'\A(#\|.*\n)+', '', skill).strip().replace(r'\*', '*'), '## API', '\n'.join(api)]
+    path.write_text('\n\n'.join(parts) + '\n')
+
 # ---- index.ipynb -> README.md
 
 def fence(s, lang=''): return f'```{lang}\n{s.rstrip()}\n```'
@@ -430,17 +496,29 @@ def shown_output(o, d):
     "One saved output as markdown"
     data = {k: text(v) for k,v in o.get('data', {}).items()}
     if 'text' in o: return fence(settled(o['text'])) if settled(o['text']).strip() else ''
-    if 'image/png' in data:
-        pic = digest(base64.b64decode(data['image/png']))
+    if (svg := data.get('image/svg+xml')) or 'image/png' in data:
+        pic = f"{digest((svg.strip()+chr(10)).encode())}.svg" if svg else f"{digest(base64.b64decode(data['image/png']))}.png"
         alt,cap = ((d.get(k) or '').strip('"') for k in ('fig-alt', 'fig-cap'))
-        return f'![{alt}](docs/index_files/{pic}.png)' + (f'\n\n*{cap}*' if cap else '')
+        return f'![{alt}](docs/index_files/{pic})' + (f'\n\n*{cap}*' if cap else '')
     if '<table' in data.get('text/html', ''): return table(data['text/html'])
     if 'text/markdown' in data: return data['text/markdown']
     return fence(data['text/plain']) if 'text/html' not in data and data.get('text/plain') else ''
 
+def how_to_open(url):
+    "Where the book is to be read, which a README on a code host has to say"
+    there = f'on [its site]({url}), or in a checkout: open' if url else 'open'
+    return f'**To read the book**, {there} [docs/index.html](docs/index.html) in a browser. It needs neither a server\n' \
+        'nor a network. [docs/lossbook.html](docs/lossbook.html) is all of it on one page. Links below go to the notebooks.'
+
+def folded(md, d):
+    "Code that is folded on the page is folded in README.md, too"
+    if d.get('code-fold') != 'true': return md
+    name = d.get('code-summary', 'Code').strip('"')
+    return f'<details><summary>{name}</summary>\n\n{md}\n\n</details>'
+
 def write_readme():
-    "The landing page as README.md: links go to the notebooks and pictures to docs/"
-    def link(m): return f'{m[1]}(nbs/{m[2].partition("#")[0]})'
+    "The landing page as README.md: links go to the notebooks or to pages of docs/, and so do pictures"
+    def link(m): return f'{m[1]}({"docs" if ".html" in m[2] else "nbs"}/{m[2].partition("#")[0]})'
     def callout(m): return re.sub(r'^', '> ', f'[!{m[1].upper()}]\n{m[2].strip()}', flags=re.M)
     out = []
     for c in read_nb(nbs/'index.ipynb').cells:
@@ -452,8 +530,9 @@ def write_readme():
             src = re.sub(r'^:::.*\n?', '', src, flags=re.M)
             out.append(re.sub(r'(?<!!)(\[[^\[\]]*\])\((?![a-z]+:|[/#])([^()\s]+)\)', link, src))
         elif c.cell_type == 'code' and not {'export', 'exporti', 'default_exp'} & d.keys():
-            if d.get('echo') != 'false' and src.strip(): out.append(fence(src.strip(), 'python'))
+            if d.get('echo') != 'false' and src.strip(): out.append(folded(fence(src.strip(), 'python'), d))
             if d.get('output') != 'false': out += [shown_output(o, d) for o in c.outputs]
+    out.insert(1, how_to_open(get_config().doc_url))
     readme.write_text('\n\n'.join(o.strip() for o in out if o.strip()) + '\n')
 
 # ---- the commands
@@ -463,12 +542,16 @@ def build():
     start = time.time()
     check_installed()
     check_notebooks()
-    n = render(stage())
+    contents = stage()
+    n = render(contents)
+    onepage.write(site, contents, lib, get_config().description)
+    write_llms()
     check_site()
     if findings: fail(*dict.fromkeys(findings))
     shutil.rmtree(docs, ignore_errors=True)
     shutil.move(site, docs)
     shutil.rmtree(proc)
+    (docs/'.nojekyll').touch()  # GitHub would not publish names that begin with an underscore
     write_readme()
     print(f'{n} pages in {time.time()-start:.0f} s: open docs/index.html in a browser')
 

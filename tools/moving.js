@@ -105,17 +105,17 @@
 
   // horizontal bars: a row for each bar of each curve, from the zero line
   const bars = (box, spec) => {
-    const labels = Object.keys(spec.curves), values = {}, names = Object.keys(spec.sliders), [lo, hi] = spec.ylim;
+    const labels = Object.keys(spec.curves), values = {}, names = Object.keys(spec.sliders);
     const lengths = compile(names, spec.given, Object.values(spec.curves).flat());
     const numbers = compile(names, spec.given_says, Object.values(spec.says));
-    const [said, say] = readings(spec), at = (v) => (100 * (v - lo)) / (hi - lo);
+    const [said, say] = readings(spec), at = (v, [lo, hi]) => (100 * (v - lo)) / (hi - lo);
     const cells = [];
     const panels = labels.map((label, i) => {
       const rows = spec.bars.map((b) => {
         const bar = make("span", { class: "moving-bar" }), out = make("output");
         bar.style.background = spec.colours[i];
         const zero = make("span", { class: "moving-zero" });
-        zero.style.left = `${at(0)}%`;
+        zero.style.left = `${at(0, spec.ylims[i])}%`;
         cells.push([bar, out]);
         return make("div", { class: "moving-row" }, make("span", { class: "moving-name" }, b), make("span", { class: "moving-track", "aria-hidden": "true" }, bar, zero), out);
       });
@@ -126,9 +126,9 @@
       box.shown = { curves: labels.map((_, i) => vs.slice(i * k, (i + 1) * k)), says: numbers(values) };
       say(box.shown.says);
       vs.forEach((v, i) => {
-        const w = Number.isFinite(v) ? Math.min(Math.max(v, lo), hi) : 0;
-        cells[i][0].style.left = `${at(Math.min(w, 0))}%`;
-        cells[i][0].style.width = `${at(Math.max(w, 0)) - at(Math.min(w, 0))}%`;
+        const range = spec.ylims[Math.floor(i / k)], w = Number.isFinite(v) ? Math.min(Math.max(v, range[0]), range[1]) : 0;
+        cells[i][0].style.left = `${at(Math.min(w, 0), range)}%`;
+        cells[i][0].style.width = `${at(Math.abs(w), range) - at(0, range)}%`;
         cells[i][1].textContent = Number.isFinite(v) ? v.toFixed(3) : shown(v);
       });
     };
@@ -173,7 +173,8 @@
     const change = () => {
       const v = [values.y1, values.y2, values.y3], sum = v[0] + v[1] + v[2], y = sum ? v.map((o) => o / sum) : [1 / 3, 1 / 3, 1 / 3];
       const f = loss[kind.value], at = (p) => f({ p1: p[0], p2: p[1], p3: p[2], y1: y[0], y2: y[1], y3: y[2] })[0];
-      const vs = places.map(([p]) => at(p)), lo = Math.min(...vs), hi = Math.max(...vs), best = places[vs.indexOf(lo)][0];
+      const vs = places.map(([p]) => at(p)), lo = Math.min(...vs), hi = Math.max(...vs), own = at(y);
+      const best = own <= lo ? y : places[vs.indexOf(lo)][0]; // the label itself is on no grid
       places.forEach(([, cell], i) => {
         const t = Math.floor(12 * Math.sqrt((vs[i] - lo) / (hi - lo || 1))) / 12;
         const c = `color-mix(in oklab, #f7fbff ${Math.round(100 * t)}%, #08519c)`;
@@ -182,7 +183,7 @@
       });
       label.setAttribute("transform", `translate(${point(y)})`);
       least.setAttribute("transform", `translate(${point(best)})`);
-      box.shown = { curves: [spec.at.map((i) => vs[i])], says: [...best, lo] };
+      box.shown = { curves: [spec.at.map((i) => vs[i])], says: [...best, own <= lo ? own : lo] };
       say(box.shown.says);
     };
     const [rows, inputs] = controls(spec, values, change);
