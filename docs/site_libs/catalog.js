@@ -165,6 +165,11 @@
     step();
   }
 
+  // on paper nothing can be opened
+  const folded = ".catalog details, .all-answers";
+  addEventListener("beforeprint", () => document.querySelectorAll(folded).forEach((e) => { e.dataset.was = e.open ? "open" : ""; e.open = true; }));
+  addEventListener("afterprint", () => document.querySelectorAll(folded).forEach((e) => { e.open = e.dataset.was === "open"; }));
+
   document.querySelectorAll("table.catalog").forEach(catalogue);
   document.querySelectorAll("table.questions").forEach(questions);
 })();
