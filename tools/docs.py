@@ -297,7 +297,7 @@ def found(o, words):
     path,_,frag = o['href'].partition('#')
     if frag in entry_names.get(path, ()): o['entry'] = 1
     last = 'setup', 'when-it-refuses', 'questions', 'exercises', 'sources', 'sources-and-exercises'
-    if frag in last or re.match(r'nbs/(0|all|benchmarks)', origin[path]): o['behind'] = 1
+    if frag in last or re.match(r'nbs/(0|a_to_z|all|benchmarks|bibliography)', origin[path]): o['behind'] = 1
     if not frag and path in words: o['words'] = words[path]
     return o
 
