@@ -9,7 +9,7 @@ def prose(x): return re.sub(r'`([^`]*)`', r'<code>\1</code>', escape(x, quote=Fa
 
 def kind(x):
     "An annotation, which may break between its types"
-    return coded(ast.unparse(x).replace(' | ', '|')).replace('|', '|<wbr>') if x else ''
+    return coded(ast.unparse(x).replace(' | ', '|').replace('__main__.', '')).replace('|', '|<wbr>') if x else ''
 
 def arguments(a):
     "(stars, argument, default) of each parameter in order"
