@@ -76,7 +76,7 @@ def test_the_page_shows_what_the_tutorials_show():
     assert full.splitlines()[2:]==want
     assert len(short.splitlines())==2+len(tutorials) and all(f'(tutorials/{k}.ipynb)' in short for k in tutorials)
     said = ' '.join(outputs(page, 'text/plain'))
-    assert re.search(rf"'all': {len(want)}\b", said) and len(outputs(page, 'image/png'))==1
+    assert re.search(rf"'all': {len(want)}\b", said) and len(outputs(page, 'image/png'))+len(outputs(page, 'image/svg+xml'))==1
     for v in ('held','undecided','did not hold'):
         assert re.search(rf"'{v}': {sum(o.endswith(f'| {v} |') for o in want)}\b", said)
 
@@ -88,6 +88,6 @@ def test_the_answer_comes_first_and_the_summary_last(name):
     found = re.findall(r'[+-][\d.]+(?: points|%) \([+-][\d.]+ to [+-][\d.]+\)', ' '.join([texts[1],texts[-1]]))
     assert found and set(found)<=said, set(found)-said
     assert texts[-1].startswith('## Summary\n') and 3<=len(re.findall(r'^- ', texts[-1], re.M))<=6
-    first = next(i for i,c in enumerate(cells(tutorials[name])) if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])))
+    first = next(i for i,c in enumerate(cells(tutorials[name])) if any({'image/png','image/svg+xml'} & o.get('data', {}).keys() for o in c.get('outputs', [])))
     lines = sum(len(c['source']) for c in cells(tutorials[name])[:first] if 'code-fold: true' not in ''.join(c['source']))
     assert lines<=80, f'the first picture comes after {lines} lines'
