@@ -1,5 +1,5 @@
 "What a reader can paste: the visible cells of every page, the blocks of README.md, the example of CONTRIBUTING.md"
-import ast, builtins, importlib, os, pytest, re, subprocess, sys
+import ast, builtins, importlib, os, pytest, re, subprocess, symtable, sys
 from pathlib import Path
 from fastcore.nbio import read_nb
 
@@ -53,32 +53,34 @@ def paste(cells, folder):
     res = subprocess.run([sys.executable, '-c', notebook], input='\0'.join(cells), capture_output=True, text=True, cwd=folder, env=env)
     assert res.returncode==0, res.stderr[-3000:]
 
-def bound(tree):
-    "The names that a piece of code binds anywhere"
-    for o in ast.walk(tree):
-        if isinstance(o, ast.Name) and not isinstance(o.ctx, ast.Load): yield o.id
-        elif isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): yield o.name
-        elif isinstance(o, ast.arg): yield o.arg
-        elif isinstance(o, ast.ExceptHandler) and o.name: yield o.name
-        elif isinstance(o, ast.Import): yield from (a.asname or a.name.split('.')[0] for a in o.names)
-        elif isinstance(o, ast.ImportFrom) and o.names[0].name!='*': yield from (a.asname or a.name for a in o.names)
-        elif isinstance(o, ast.ImportFrom):
+def starred(src):
+    "The names that `from x import *` brings"
+    for o in ast.walk(ast.parse(src)):
+        if isinstance(o, ast.ImportFrom) and o.names[0].name=='*':
             mod = importlib.import_module(o.module)
             yield from getattr(mod, '__all__', None) or [k for k in vars(mod) if k[0]!='_']
+
+def globals_of(table, top=True):
+    "(name, is it bound?) of each global name that a piece of code has; those of functions are their own affair"
+    for o in table.get_symbols():
+        if top or o.is_global(): yield o.get_name(),top and (o.is_assigned() or o.is_imported())
+    for t in table.get_children(): yield from globals_of(t, False)
 
 def proved(cells, unseen):
     "Does every cell use only what cells before it bind, and do unseen ones not draw? Then the notebook's own run is theirs, too"
     if any('seed' in s for s in unseen): return False
     known = {*dir(builtins), '__name__'}
     for s in cells:
-        tree = ast.parse(re.sub(r'^(\s*)[%!].*', r'\1pass', s, flags=re.M))
-        known |= {*bound(tree)}
-        if {o.id for o in ast.walk(tree) if isinstance(o, ast.Name)} - known: return False
+        src = re.sub(r'^(\s*)[%!].*', r'\1pass', s, flags=re.M)
+        names = [*globals_of(symtable.symtable(src, 'cell', 'exec'))]
+        known |= {*starred(src), *(k for k,is_bound in names if is_bound)}
+        if {k for k,_ in names} - known: return False
     return True
 
 def test_a_proof_is_one():
     assert proved(['from math import *', 'x = sqrt(2)', 'print([x for o in (1,2)])'], ['y = 1'])
     assert not proved(['x = sqrt(2)'], []) and not proved(['print(y)', 'y = 1'], ['y = 0']) and not proved(['x = 1'], ['seed(0)'])
+    assert not proved(['def f(y): return y', 'print(y)'], ['y = 0']) and not proved(['def f(): return y'], ['y = 0'])
 
 @pytest.mark.parametrize('name', waiting(pages))
 def test_visible_cells_run(name, tmp_path):
