@@ -57,6 +57,7 @@ from .contrastive import vicreg as vicreg
 from .core import BinaryLoss as BinaryLoss
 from .core import ClassLoss as ClassLoss
 from .core import Loss as Loss
+from .core import assert_ahead as assert_ahead
 from .core import assert_same as assert_same
 from .core import check_batch as check_batch
 from .core import check_range as check_range

@@ -478,6 +478,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lossbook.core.SumLoss.task': ('core.html#sumloss.task', 'lossbook/core.py'),
                                'lossbook.core.SumLoss.values': ('core.html#sumloss.values', 'lossbook/core.py'),
                                'lossbook.core.as_factors': ('core.html#as_factors', 'lossbook/core.py'),
+                               'lossbook.core.assert_ahead': ('core.html#assert_ahead', 'lossbook/core.py'),
                                'lossbook.core.assert_same': ('core.html#assert_same', 'lossbook/core.py'),
                                'lossbook.core.binary_batch': ('core.html#binary_batch', 'lossbook/core.py'),
                                'lossbook.core.by_name': ('core.html#by_name', 'lossbook/core.py'),
