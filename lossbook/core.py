@@ -453,7 +453,8 @@ def derive_class(cls, of, order=None):
         mine = {k: v for k,v in inspect.get_annotations(o).items() if k in vars(o)}
         own |= {k: inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=vars(o)[k], annotation=v)
             for k,v in mine.items()}
-        notes |= {k: v for k,v in comments(o).items() if k in mine}
+        # reading a class parses its whole file, so only where there is something to read
+        if mine: notes |= {k: v for k,v in comments(o).items() if k in mine}
     cls.func,cls.extra = staticmethod(of),tuple(own)
     sig = module_signature(of, own, order)
     def __init__(self, *args, **kwargs):

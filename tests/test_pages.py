@@ -66,20 +66,28 @@ def globals_of(table, top=True):
         if top or o.is_global(): yield o.get_name(),top and (o.is_assigned() or o.is_imported())
     for t in table.get_children(): yield from globals_of(t, False)
 
+def names_in(src):
+    "(name, is it bound?) of the global names of a cell, those that `import *` brings included"
+    src = re.sub(r'^(\s*)[%!].*', r'\1pass', src, flags=re.M)
+    yield from ((k, True) for k in starred(src))
+    yield from globals_of(symtable.symtable(src, 'cell', 'exec'))
+
+def bound(cells): return {k for s in cells for k,is_bound in names_in(s) if is_bound}
+
 def proved(cells, unseen):
-    "Does every cell use only what cells before it bind, and do unseen ones not draw? Then the notebook's own run is theirs, too"
+    """Does every cell use only what shown cells bind, and do unseen ones not draw? Then the notebook's own run is theirs,
+    too. What a function uses may be bound after it; but what unseen cells bind as well must be there before"""
     if any('seed' in s for s in unseen): return False
-    known = {*dir(builtins), '__name__'}
+    known,seen,elsewhere = {*dir(builtins), '__name__'},bound(cells),bound(unseen)
     for s in cells:
-        src = re.sub(r'^(\s*)[%!].*', r'\1pass', s, flags=re.M)
-        names = [*globals_of(symtable.symtable(src, 'cell', 'exec'))]
-        known |= {*starred(src), *(k for k,is_bound in names if is_bound)}
-        if {k for k,_ in names} - known: return False
+        known |= bound([s])
+        if {k for k,_ in names_in(s)} - known - (seen-elsewhere): return False
     return True
 
 def test_a_proof_is_one():
     assert proved(['from math import *', 'x = sqrt(2)', 'print([x for o in (1,2)])'], ['y = 1'])
     assert not proved(['x = sqrt(2)'], []) and not proved(['print(y)', 'y = 1'], ['y = 0']) and not proved(['x = 1'], ['seed(0)'])
+    assert proved(['def f(): return y', 'y = 1', 'f()'], ['z = 0']) and not proved(['def f(): return y', 'f()', 'y = 1'], ['y = 0'])
     assert not proved(['def f(y): return y', 'print(y)'], ['y = 0']) and not proved(['def f(): return y'], ['y = 0'])
 
 @pytest.mark.parametrize('name', waiting(pages))
