@@ -77,7 +77,8 @@ def assert_ahead(
     if len(d)<5: raise ValueError(f'gains must have five seeds or more, got {len(d)}')
     mean,error = d.mean().item(),(d.std()/len(d)**.5).item()
     if mean>by and mean-by>=3*error: return
-    raise AssertionError(f'the mean gain must be three standard errors above {by:g}, got {mean:.4g} with an error of {error:.2g}')
+    raise AssertionError(f'the mean gain must be three standard errors above {by:g}, got {mean:.4g} '
+        f'with a standard error of {error:.2g}')
 
 # %% ../nbs/00_core.ipynb #edcc8857
 def load(module, extra):
