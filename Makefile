@@ -2,16 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
 FULL := export LOSSBOOK_FULL=1;
-NOTEBOOKS = $(wildcard nbs/*.ipynb nbs/tutorials/*.ipynb)
 # what is long runs in full under `make evidence` and `make bench`, and is saved there
 LONG = nbs/benchmarks.ipynb nbs/tutorials/%
-# two notebooks side by side, one thread and one process each: in a shared process they see each other's state
-each = printf '%s\n' $(2) | OMP_NUM_THREADS=1 xargs -P 2 -I{} sh -c '$(BIN)/nbdev-test $(1) {} >/dev/null && echo "passed {}"'
+CHAPTERS = $(filter-out $(LONG),$(wildcard nbs/*.ipynb))
+run := $(PY) tools/notebooks.py
 write_lib = $(BIN)/nbdev-export && $(PY) tools/stubs.py
 export MPLBACKEND := agg
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 tools:
 	@command -v $(PYTHON) >/dev/null || { echo "building the book needs Python 3.11 or newer: $(PYTHON) was not found"; exit 1; }
@@ -44,15 +43,31 @@ docs: .venv/bench ## render the site to docs/ and write README.md
 PARTS := notebooks contract style fresh
 test: .venv/bench ## every notebook, the contract, the style, the freshness of what is generated
 	@for part in $(PARTS); do \
-	  echo "== $$part"; $(MAKE) --no-print-directory check-$$part || failed="$$failed $$part"; \
+	  echo "== $$part"; start=$$(date +%s); \
+	  $(MAKE) --no-print-directory check-$$part || failed="$$failed $$part"; \
+	  echo "== $$part took $$(( $$(date +%s) - start )) s"; \
 	done; \
 	if [ -z "$$failed" ]; then echo "make test: all parts passed: $(PARTS)"; \
 	else echo "make test: FAILED:$$failed"; exit 1; fi
 
+test-quick: PARTS := quick style fresh
+test-quick: test ## for the daily change: core, one loss of each task, one notebook, style, freshness
+
+test-portable: .venv/bench ## every notebook as other machines and other seeds would run it; all cells that fail
+	@$(run) --portable
+
 check-notebooks:
-	@$(call each,,$(NOTEBOOKS)) && echo "$(words $(NOTEBOOKS)) notebooks passed"
+	@$(run)
 check-contract:
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+# one loss of each task through the whole contract
+QUICK := CrossEntropyLoss BinaryFocalLoss MSELoss TripletMarginLoss InfoNCE SpanLoss
+empty :=
+space := $(empty) $(empty)
+check-quick:
+	@$(run) nbs/13_focal.ipynb
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_core.py tests/test_blocks.py tests/test_check.py tests/test_all.py tests/test_settings.py
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_contract.py tests/test_matrix.py -k "$(subst $(space), or ,$(QUICK:%=[%))"
 check-style:
 	@$(PY) tools/style.py nbs tools tests setup.py
 check-fresh:
@@ -88,20 +103,20 @@ test-floor: $(FLOOR)/ready ## the wheel and the tests of its modules with the ol
 	@cd $(FLOOR) && OMP_NUM_THREADS=1 bin/python -m pytest -W ignore --show-capture=no -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(FLOOR_TESTS:%=$(CURDIR)/%)
 
 evidence: .venv/bench ## run every long experiment in full and save its outputs
-	@$(FULL) $(call each,--save,$(wildcard nbs/tutorials/*.ipynb))
-	@$(BIN)/nbdev-test --save nbs/evidence.ipynb
+	@$(FULL) $(run) --save $(wildcard nbs/tutorials/*.ipynb)
+	@$(run) --save nbs/evidence.ipynb
 	@$(BIN)/nbdev-clean
 
 bench: .venv/bench ## time the losses against their peers and save the outputs
-	@$(FULL) $(BIN)/nbdev-test --save nbs/benchmarks.ipynb
+	@$(FULL) $(run) --save nbs/benchmarks.ipynb
 	@$(BIN)/nbdev-clean
 
 save: .venv/bench ## export, then run every notebook and save its outputs
 	@$(write_lib)
-	@$(call each,--save,$(filter-out $(LONG),$(NOTEBOOKS)))
+	@$(run) --save $(CHAPTERS)
 	@$(BIN)/nbdev-clean
 
 clean: ## remove the environments and everything that is built, but not docs/
 	@rm -rf .venv .venv-floor _proc build dist *.egg-info quickstart.png .pytest_cache .mypy_cache .hypothesis
 
-.PHONY: help tools book docs test site-test test-floor check-notebooks check-contract check-style check-fresh evidence bench save clean
+.PHONY: help tools book docs test test-quick test-portable site-test test-floor check-notebooks check-contract check-quick check-style check-fresh evidence bench save clean

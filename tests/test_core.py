@@ -154,6 +154,7 @@ def brings(extra):
 
 without = """
 import importlib, sys, torch.nn.functional as F
+from unittest.mock import MagicMock
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name in ('fastai','matplotlib','pandas','ipywidgets'): raise ModuleNotFoundError(f'No module named {name!r}', name=name)
@@ -162,9 +163,9 @@ import lossbook as lb
 def fastai(): from lossbook import SpanBlock
 def picture(): lb.plot_loss(F.cross_entropy)
 def sliders(): lb.explore(lb.FocalLoss, live=True)
-def rows(): lb.catalog.catalog().to_frame()
-def report(): lb.check_loss(F.cross_entropy).to_frame()
-def measured(): lb.properties.properties(lb.FocalLoss()).to_frame()
+def rows(): lb.catalog.Catalog().to_frame()
+def report(): lb.check_loss(F.cross_entropy, groups=['learner']).to_frame()
+def measured(): lb.properties.Properties('focal', MagicMock()).to_frame()
 for f in (fastai, picture, sliders, rows, report, measured):
     try: f()
     except ModuleNotFoundError as e: print(e)
