@@ -456,9 +456,9 @@ class Loss(Hooks, Examples, nn.Module):
         super().__init__()
         self.names = tuple(params)
         for k,v in params.items():
-            if is_many(v):
-                if k not in self.as_given: v = as_factors(v, k)
-                elif not isinstance(v, (list,tuple)): v = tuple(numbers_of(v, k))
+            if k in self.as_given and (is_many(v) or isinstance(v, Tensor) and v.ndim):
+                if not isinstance(v, (list,tuple,Set)): v = tuple(numbers_of(v, k))
+            elif is_many(v): v = as_factors(v, k)
             elif not isinstance(v, Tensor) and hasattr(v, 'item'): v = v.item() # a number of NumPy
             tensor = isinstance(v, Tensor) and not isinstance(v, nn.Parameter)
             if tensor and not v.requires_grad: v = to_float(v)
@@ -863,7 +863,7 @@ def check_batch(
     usual = isinstance(pred, Tensor) and target and isinstance(target[0], Tensor)
     if classes_in(loss, kind, pred, *target)==1: warnings.warn(ONE_CLASS, stacklevel=2)
     # before the call, which on an accelerator a wrong index would not survive
-    if usual and not own: check_others(loss, kind, pred, target[0])
+    if usual and not isinstance(wrapped(loss)[-1], Loss): check_others(loss, kind, pred, target[0])
     value = loss(pred, *target)
     if own: loss.check_values(pred, *target)
     check_finite(value, pred, pred_name(loss))

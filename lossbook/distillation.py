@@ -20,7 +20,7 @@ from torch import Tensor
 from .core import Loss, can_read, check_axis, check_class_values, check_int
 from .core import check_nonneg, check_range, check_reduction, check_scores
 from .core import check_tensors, expand_weight, is_zero, left_out, on_device
-from .core import plain, reduce, to_float, to_signed
+from .core import plain, reduce, rounding, to_float, to_signed
 from .blocks import Scores, class_loss, derivative_of, shielded
 from .cross_entropy import cross_entropy_with_logits
 
@@ -336,7 +336,7 @@ def kept(x, target, axis, ignore_index, sample_weight):
 
 def check_top_k_values(q, index, n_classes):
     "Raise if probabilities (M, K) are negative or too many, or indices no classes or twice the same"
-    check_nonneg(q, 'teacher_probs')
+    check_nonneg(q, 'teacher_probs', rounding(q.dtype))
     total = q.double().sum(1)
     bad = total[total>1 + (1e-3 if q.dtype in (torch.float, torch.double) else 2e-2)]
     if bad.numel(): raise ValueError(f'teacher_probs must sum to 1 at most, got {bad[0].item():g}')

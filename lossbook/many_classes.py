@@ -107,7 +107,7 @@ def hand_on(
 # checks that have no meaning for a loss with a layer, and for one that draws
 LAYERED = dict(traces='jit.trace takes no function with learned parameters', autocast='a matrix product rounds', half_precision='a matrix product rounds',
     large_float16='a matrix product overflows', learned_numbers='the loss has no number for a parameter')
-DRAWN = LAYERED | dict.fromkeys(('repeats','permutes','splits','accumulates','sums','masks','means','many_rows','gradient','second_gradient',
+DRAWN = LAYERED | dict.fromkeys(('repeats','permutes','splits','accumulates','sums','masks','means','many_rows','half_rows','gradient','second_gradient',
     'forward_mode','compiles','fake','vmaps','threads','strides','pickles','deepcopies','state'), 'every call draws its noise')
 
 class LayerLoss(Loss):

@@ -530,7 +530,8 @@ def without(out, *tensors):
 def check_y_range(y_range):
     "Two rising numbers as a tuple, or None"
     if y_range is None: return
-    ends = tuple(numbers_of(y_range, 'y_range')) if is_many(y_range) else ()
+    many = is_many(y_range) or isinstance(y_range, Tensor) and y_range.ndim
+    ends = tuple(numbers_of(y_range, 'y_range')) if many else ()
     if len(ends)==2:
         for o in ends: check_range(o, 'y_range')
         if ends[0]<ends[1]: return ends
@@ -594,13 +595,13 @@ def check_levels(levels, name):
     "A level as it is, or several as a tuple of rising numbers"
     if isinstance(levels, Tensor) and not levels.ndim: return check_range(levels, name, 0, 1) or levels
     many = isinstance(levels, Tensor) or is_many(levels)
-    if many: levels = numbers_of(levels, name)
+    if many: levels = tuple(numbers_of(levels, name))
     for q in levels if many else [levels]:
         check_range(q, name)
         if not 0<q<1: raise ValueError(f'{name} must be in (0, 1), got {q:g}')
     if not many: return levels
     if not levels or any(a>=b for a,b in zip(levels, levels[1:])): raise ValueError(f'{name} must rise, got {brief(levels)}')
-    return tuple(levels)
+    return levels
 
 def level_loss(preds, target, value, levels, name, reduction, axis, sample_weight):
     "The mean of `value` (preds, target, level) over the levels"
