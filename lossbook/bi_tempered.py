@@ -41,6 +41,7 @@ def tempered_softmax(
 
 # %% ../nbs/12b_bi_tempered.ipynb #b1150015
 def divergence(nll, y, t1):
+    y = y.clamp(min=0) # a share may be below 0 by rounding
     own = -y.masked_fill(y==0, 1.).log()
     gain = y*(gce(nll, 1-t1) - gce(own, 1-t1))
     return (gain + (((t1-2)*nll).exp() - y**(2-t1))/(2-t1)).sum(1)

@@ -21,7 +21,7 @@ from itertools import product
 from math import inf, prod
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from .core import (binary_batch, can_read, check_label, check_range, check_reduction,
+from .core import (binary_batch, can_read, check_range, check_reduction, check_unit,
     check_weight, class_batch, column_factor, is_eager, is_zero, left_out, reduce, to_float)
 
 # %% ../nbs/01_blocks.ipynb #8015ae05
@@ -30,6 +30,8 @@ def safe_nll(
     dtype=None, # of the gradient, which must be able to hold the slope; by default that of `probs`
 )->Tensor: # like `probs`
     "-log p, continued along its tangent below the square root of the smallest normal number"
+    # what is below 0 by rounding counts as 0, and has its slope
+    probs = probs - probs.clamp(max=0).detach()
     least = max(torch.finfo(probs.dtype).tiny**.5, 2/torch.finfo(dtype or probs.dtype).max)
     # relu, not the difference from the clamped value: that adds and takes away 1e19 in the gradient
     return (1-probs/least).relu() - probs.clamp(min=least).log()
@@ -136,7 +138,7 @@ def class_loss(
     kind = KINDS.get(kind, kind)
     x,y,pos,valid = class_batch(scores, target, axis, ignore_index, kind.name)
     weight = check_weight(weight, x)
-    each = isinstance(scale, (Tensor,Sequence)) and getattr(scale, 'ndim', 1)
+    each = scale is not None and not isinstance(scale, (int,float)) and getattr(scale, 'ndim', 1)>0
     both = factors(check_weight(scale, x, 'alpha') if each else None, weight)
     if valid is not None: y = torch.where(valid, y, 0)
     out = None if sample_weight is None else left_out(sample_weight, x.select(1, 0).reshape(pos), x.shape[1])
@@ -274,7 +276,7 @@ def binary_loss(
         check_range(ignore_index, 'ignore_index')
         valid = y!=ignore_index
     out = no_counts(valid, out)
-    check_label(y, None if out is None else ~out)
+    check_unit(y, 'target', None if out is None else ~out, dtype=target.dtype)
     if out is not None: x,y = x.masked_fill(out, 0.),y.masked_fill(out, 0.)
     def smooth(y): return y if is_zero(label_smoothing) else y + label_smoothing*(.5-y)
     slope = attached(value)

@@ -15,6 +15,7 @@ __all__ = ['Report', 'check_loss']
 # %% ../nbs/02_check.ipynb #b6de4ea4
 import functools, inspect, pickle, sys, torch, warnings
 import torch.autograd.forward_ad as fwad
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import copy, deepcopy
@@ -491,6 +492,40 @@ def check_weighted_means(case):
     "With class weights, 'mean' divides by the sum of the weights"
     averaged(case, with_weights(case), "reduction='mean' with class weights")
 
+# %% ../nbs/02_check.ipynb #9c3e70a2
+class Listed(Sequence):
+    "A sequence that is neither a list nor a tuple, as OmegaConf's `ListConfig` is"
+    def __init__(self, items): self.items = items
+    def __getitem__(self, i): return self.items[i]
+    def __len__(self): return len(self.items)
+
+class Indexed(Listed):
+    "What a pandas Series looks like: numbers, and an index of their own"
+    def __init__(self, items, index): self.items,self.index = items,index
+    def tolist(self): return list(self.items)
+
+def per_class(case):
+    "The numbers per class that a loss of this book takes, by name"
+    names = [k for k in ('weight','pos_weight','counts') if case.own and k in getattr(case.loss, 'names', ())]
+    if not names or case.task not in ('classes','binary'): raise NotApplicable('for losses of this book with a number for each class')
+    return names
+
+@check('values')
+def check_weight_forms(case):
+    "Numbers per class are read by their keys, if they have any, and every sequence of them moves with the loss"
+    for name in per_class(case):
+        vals = [float(2+i%4) for i in range(case.C)]
+        back = list(range(case.C))[::-1]
+        turned = [vals[i] for i in back]
+        forms = dict(mapping=dict(zip(back, turned)), series=Indexed(turned, back), sequence=Listed(vals))
+        b = case.batch()
+        want = case(b, with_setting(case.loss, **{name: torch.tensor(vals)}))
+        for k,o in forms.items():
+            f = with_setting(case.loss, **{name: o})
+            agree(case(b, f), want, f'the value with a {k} as {name}')
+            if name not in tensors_of(f): raise AssertionError(f'a {k} as {name} is no tensor of the loss, which moves with it')
+
+
 # %% ../nbs/02_check.ipynb #ff15289f
 def one_hot_batch(b, C):
     "The batch with its class indices as distributions"
@@ -585,6 +620,35 @@ def check_ignores(case):
     f = ignoring(case, case.loss)
     b,keep = some_kept(case)
     left_out(case, with_ignored(b, keep), keep, f, 'ignore_index')
+
+# %% ../nbs/02_check.ipynb #9c3e70a1
+def without_sign(case):
+    "The dtypes of labels that a loss has to take: a byte, and for one of this book all that have no sign"
+    more = (torch.uint16,torch.uint32,torch.uint64) if case.own else ()
+    return torch.uint8,*more
+
+def ignoring_below(loss, index):
+    "A copy of the loss that ignores `index`, wherever it keeps that; the loss itself if it ignores nothing"
+    if is_function(loss): return with_setting(loss, ignore_index=index) if has_setting(loss, 'ignore_index') else loss
+    loss = copied(loss)
+    for o in parts_of(loss):
+        if isinstance(vars(o).get('ignore_index'), int): o.ignore_index = index
+    return loss
+
+@check('values')
+def check_unsigned(case):
+    "Labels without a sign count like others, also where an `ignore_index` below 0 would be one of them, as -100 is 156 in a byte"
+    case.need('classes', 'binary')
+    b = case.batch()
+    y,*rest = b.targets
+    y = y.long()
+    f = ignoring_below(case.loss, y.max().item()-256)
+    want = case.grad(Batch(b.preds, (y if case.task=='classes' else b.targets[0],*rest)), f)
+    for dtype in without_sign(case):
+        bytes_ = Batch(b.preds, (y.to(dtype),*rest))
+        offered(case, lambda: case(bytes_, f), f'labels of {dtype}')
+        agree_all(case.grad(bytes_, f), want, f'of labels of {dtype}')
+
 
 # %% ../nbs/02_check.ipynb #69141ab4
 def dense(case, axis):
@@ -721,15 +785,14 @@ def check_half_precision(case):
     "float16 and bfloat16 are as near to float64 as float32 that is rounded once, up to one unit"
     for dtype in (torch.half, torch.bfloat16): rounded(case, dtype, nullcontext())
 
-@check('numerics')
-def check_many_rows(case):
-    "Over 200,000 rows the mean in float32 is that of float64, with weights, too"
+def many_rows(case, dtype, rtol):
+    "Is the mean over 200,000 rows in `dtype` that of float64?"
     case.need('classes', 'binary', 'real')
     try: CHECKS['splits'](case)
     except AssertionError: raise NotApplicable('for losses that add up over the batch') from None
-    b = case.batch(200_000)
+    b = case.batch(200_000).to(dtype)
     i = torch.arange(len(b))
-    w = torch.tensor([.3,.7,1.1,.9,.1])[torch.arange(case.C)%5] # whose sums are no round numbers
+    w = torch.tensor([.3,.7,1.1,.9,.1], dtype=dtype)[torch.arange(case.C)%5] # whose sums are no round numbers
     weight,sample_weight = dict(weight=w),dict(sample_weight=.1+i%3)
     forms = {'': (b,{},{})}
     if can_ignore(case):
@@ -744,7 +807,18 @@ def check_many_rows(case):
         try: want = mean(torch.double)
         except Exception: continue # not every loss computes in float64
         if want.dtype!=torch.double: continue
-        agree(mean(torch.float), want, f'the mean over {len(b):,} rows{what}')
+        offered(case, partial(mean, dtype), str(dtype)[6:])
+        agree(mean(dtype), want, f'the mean over {len(b):,} rows{what}', rtol)
+
+@check('numerics')
+def check_many_rows(case):
+    "Over 200,000 rows the mean in float32 is that of float64, with weights, too"
+    many_rows(case, torch.float, 1e-5)
+
+@check('numerics')
+def check_half_rows(case):
+    "Over 200,000 rows the mean in float16 is that of float64: nothing is counted in half precision, where 65,504 is the largest"
+    many_rows(case, torch.half, 1e-2)
 
 # %% ../nbs/02_check.ipynb #e67e5c3a
 @check('numerics')
@@ -1101,6 +1175,24 @@ def check_weights_move(case):
     f.to('meta')
     for k,v in tensors_of(f).items():
         if v.device.type!='meta': raise AssertionError(f'{k} stays when the loss is moved')
+
+# %% ../nbs/02_check.ipynb #9c3e70a3
+@check('engineering')
+def check_casts(case):
+    "A loss that was cast to float16 keeps what it has for each class, where it is 1e-8 or 1e6, too"
+    if not isinstance(case.loss, nn.Module): raise NotApplicable('for modules')
+    try: names = per_class(case)
+    except NotApplicable: names = ['weight'] if case.task=='classes' and has_setting(case.loss, 'weight') else []
+    if not names: raise NotApplicable('the loss has no number for each class')
+    b = case.batch().to(torch.half)
+    offered(case, lambda: case(b), 'float16')
+    for name in names:
+        for size in (1e-8, 1e6):
+            w = size*torch.tensor([1.,2.,5.,.5,3.], dtype=torch.double)[torch.arange(case.C)%5]
+            want = case(b.to(torch.double), with_setting(in_dtype(case.mean, torch.double), **{name: w}))
+            got = case(b, in_dtype(with_setting(case.mean, **{name: w.float()}), torch.half))
+            agree(got, want, f'the value in float16 with {name} of about {size:g}', 1e-2, 1e-2*want.abs().item())
+
 
 # %% ../nbs/02_check.ipynb #5056089d
 def refused(f, names, what):

@@ -26,7 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from .core import Loss, check_index, check_int, check_nonneg, check_range
 from .core import check_reduction, check_scores, check_tensors, expand_weight
 from .core import is_eager, left_out, on_device, plain, reduce, to_float
-from .core import warn_untrained
+from .core import warn_untrained, without_target
 from .blocks import is_learned, reduce_once
 from .margin import PairLoss, embeddings, p_norm, pairwise, sign_loss, some_signs
 
@@ -106,8 +106,7 @@ class ScaledLoss(Loss):
         return self.reduced(self.reduction, *batch, sample_weight=sample_weight)
 
     def reduced(self, reduction, *batch, **kwargs):
-        if isinstance(batch[0], (tuple,list)): batch = batch[0]
-        return self.call(reduction, *batch, **kwargs)
+        return self.call(reduction, *without_target(*batch), **kwargs)
 
     def call(self, reduction, *batch, **kwargs):
         "The function, with what is learned as tensors"
@@ -436,6 +435,7 @@ class ProxyLoss(ScaledLoss):
         return self.call(reduction, embeddings, target, self.proxies, sample_weight=sample_weight)
 
     def activation(self, x): return (self.scale*unit(to_float(x))@unit(to_float(self.proxies)).T).softmax(1)
+    def classes_in(self, pred, *target): return self.n_classes
     def decodes(self, x): return x.argmax(1)
     def example(self, n=4): return torch.randn(n, self.n_features),torch.arange(n)*2%self.n_classes
     def check_values(self, embeddings, target, sample_weight=None):

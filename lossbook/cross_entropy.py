@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 from torch import Tensor
-from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis
-from .core import column_factor, expand_weight, reduce, to_float
+from .core import BinaryLoss, ClassLoss, binary_batch, check_axis
+from .core import check_unit, column_factor, expand_weight, reduce, to_float
 from .blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
 
 # %% ../nbs/10_cross_entropy.ipynb #440b2b32
@@ -127,10 +127,10 @@ def bce_loss(
     axis:int=1, # the axis of the classes, for `weight`
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "`bce_loss_with_logits` for a prediction that is already a probability"
-    p,y = binary_batch(probs, target, 'probs')
-    check_probs(p)
+    p,_ = binary_batch(probs, target, 'probs')
+    check_unit(p, 'probs')
     value = partial(bce_of_probs, dtype=p.dtype)
-    return binary_loss(p, y, value, reduction, weight=weight, sample_weight=sample_weight,
+    return binary_loss(p, target, value, reduction, weight=weight, sample_weight=sample_weight,
         ignore_index=ignore_index, axis=axis, name='probs')
 
 # %% ../nbs/10_cross_entropy.ipynb #f8eade9c
@@ -153,12 +153,12 @@ def multi_label_soft_margin_loss_with_logits(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy averaged over the labels of an example"
-    x,y = binary_batch(logits, target)
+    x,_ = binary_batch(logits, target)
     axis = check_axis(axis, tuple(x.shape))
     def by_example(loss, norm):
         counts = None if norm is None else norm.mean(axis)
         return reduce(loss.mean(axis), reduction, norm=counts)
-    return binary_loss(x, y, bce, by_example, weight=weight, axis=axis,
+    return binary_loss(x, target, bce, by_example, weight=weight, axis=axis,
         sample_weight=item_weight(sample_weight, x, axis))
 
 # %% ../nbs/10_cross_entropy.ipynb #38f57bdc
@@ -199,12 +199,6 @@ def check_log_probs(x, axis):
     bad = total[(total-1).abs() > 2e-2]
     if not bad.numel(): return
     raise ValueError(f'log_probs must be logarithms of a distribution, got sum {bad[0].item():g}')
-
-def check_probs(probs):
-    "Raise if a value is not in [0, 1], where looking is free; NaN may pass"
-    if not can_read(probs) or not probs.numel(): return
-    lo,hi = (o.item() for o in probs.detach().aminmax())
-    if lo<0 or hi>1: raise ValueError(f'probs must be in [0, 1], got {lo if lo<0 else hi:g}')
 
 def item_weight(sample_weight, x, axis):
     "One factor per item, from one per example or position"

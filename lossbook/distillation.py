@@ -20,7 +20,7 @@ from torch import Tensor
 from .core import Loss, can_read, check_axis, check_class_values, check_int
 from .core import check_nonneg, check_range, check_reduction, check_scores
 from .core import check_tensors, expand_weight, is_zero, left_out, on_device
-from .core import plain, reduce, to_float
+from .core import plain, reduce, rounding, to_float, to_signed
 from .blocks import Scores, class_loss, derivative_of, shielded
 from .cross_entropy import cross_entropy_with_logits
 
@@ -76,6 +76,7 @@ class TeacherLoss(Loss):
     def reduced(self, reduction, logits, teacher_logits, target=None, sample_weight=None):
         return super().reduced(reduction, logits, teacher_logits, target, sample_weight=sample_weight)
 
+    def classes_in(self, pred, *target): return pred.shape[self.axis]
     def activation(self, x): return x.softmax(self.axis)
     def decodes(self, x): return x.argmax(self.axis)
 
@@ -306,7 +307,7 @@ def check_top_k(logits, probs, index, axis):
 def check_range_of(index, n_classes, read=False):
     "Raise if an index is no class, where looking is free"
     if not index.numel() or not (read or can_read(index)): return
-    lo,hi = (o.item() for o in index.aminmax())
+    lo,hi = (o.item() for o in to_signed(index).aminmax())
     if lo<0 or hi>=n_classes: raise ValueError(f'teacher_index must be in 0..{n_classes-1}, got {lo if lo<0 else hi}')
 
 def top_k_batch(probs, index, axis, out, z):
@@ -329,13 +330,13 @@ def kept(x, target, axis, ignore_index, sample_weight):
     "`x` (N, C, *) as (positions that count, C)"
     x = plain(x).detach().movedim(axis, -1)
     keep = torch.ones_like(x[...,0], dtype=torch.bool)
-    if target is not None and not target.is_floating_point(): keep = keep & (plain(target)!=ignore_index)
+    if target is not None and not target.is_floating_point(): keep = keep & (to_signed(plain(target))!=ignore_index)
     if sample_weight is not None: keep = keep & (expand_weight(sample_weight, x[...,0].float())!=0)
     return x[keep]
 
 def check_top_k_values(q, index, n_classes):
     "Raise if probabilities (M, K) are negative or too many, or indices no classes or twice the same"
-    check_nonneg(q, 'teacher_probs')
+    check_nonneg(q, 'teacher_probs', rounding(q.dtype))
     total = q.double().sum(1)
     bad = total[total>1 + (1e-3 if q.dtype in (torch.float, torch.double) else 2e-2)]
     if bad.numel(): raise ValueError(f'teacher_probs must sum to 1 at most, got {bad[0].item():g}')

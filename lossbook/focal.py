@@ -20,8 +20,8 @@ from copy import copy
 from functools import partial
 from inspect import signature
 from torch import nn, Tensor
-from .core import BinaryLoss, ClassLoss, Loss, check_range, column_factor, is_zero
-from .core import reduce, to_float
+from .core import BinaryLoss, ClassLoss, Loss, brief, check_range, classes_in
+from .core import column_factor, inner_function, is_zero, reduce, to_float, to_signed
 from .blocks import binary_loss, class_loss, derivative_of
 
 # %% ../nbs/13_focal.ipynb #f0ca0013
@@ -180,7 +180,7 @@ def check_ohem(loss, keep, min_kept, thresh, per_example, norm):
         raise ValueError(f'per_example needs a loss of shape (N, *), got {tuple(loss.shape)}')
     loss = to_float(loss)
     if norm is None: return loss,torch.ones_like(loss)
-    if norm.shape==loss.shape: return loss,norm
+    if norm.shape==loss.shape: return loss,to_float(norm)
     raise ValueError(f'norm must have shape {tuple(loss.shape)}, got {tuple(norm.shape)}')
 
 def hardest(values, counts, keep, min_kept, thresh, per_example):
@@ -193,7 +193,7 @@ def hardest(values, counts, keep, min_kept, thresh, per_example):
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     rank = torch.zeros_like(order).scatter(1, order, places)
     # without the thousandth, .29 of 100 would be 30
-    n = (counts.sum(1, keepdim=True)*keep - 1e-3).ceil().clamp(min=min_kept)
+    n = (counts.sum(1, keepdim=True).float()*keep - 1e-3).ceil().clamp(min=min_kept)
     kept = (rank<n) & counts
     if thresh is not None: kept = kept & (~(rows<thresh) | (rank<min_kept))
     return kept.reshape(values.shape)
@@ -243,6 +243,7 @@ class OHEM(Loss):
     def activation(self, x): return getattr(self.loss, 'activation', nn.Identity())(x)
     def decodes(self, x): return getattr(self.loss, 'decodes', nn.Identity())(x)
     def example(self, n=4): return self.loss.example(n)
+    def classes_in(self, pred, *target): return classes_in(self.loss, inner_function(self.loss), pred, *target)
     def check_values(self, pred, *target):
         if isinstance(self.loss, Loss): self.loss.check_values(pred, *target)
     def per_class(self): return self.loss.per_class()
@@ -251,7 +252,7 @@ class OHEM(Loss):
 def check_reducible(loss):
     "Raise unless `loss` can be asked for one value per position"
     if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
-    if not callable(loss): raise TypeError(f'loss must be a loss, got {loss!r}')
+    if not callable(loss): raise TypeError(f'loss must be a loss, got {brief(loss)}')
     if hasattr(loss, 'reduction') or 'reduction' in signature(loss).parameters: return
     got = f'{getattr(loss, "__name__", type(loss).__name__)}{signature(loss)}'
     raise TypeError('loss must have a reduction to set, or take one: a loss module, or a function '
@@ -268,7 +269,7 @@ def values_of(loss, pred, *target, **kwargs):
         f,values = loss,loss(pred, *target, reduction='none', **kwargs)
         skip = signature(loss).parameters.get('ignore_index')
         skip = skip and skip.default
-    t = target[0]
+    t,values = to_signed(target[0]),to_float(values)
     if values.ndim==1 and values.numel()==t.numel(): # fastai swaps the axis with the last and flattens
         axis = getattr(loss, 'axis', -1) if t.ndim>1 else -1
         values = values.reshape(t.transpose(axis,-1).shape).transpose(axis,-1)
@@ -278,7 +279,7 @@ def values_of(loss, pred, *target, **kwargs):
     # only these divide by their weights
     if not isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)):
         raise ValueError(f'loss must have no weight, since it is unknown what the mean of {type(f).__name__} counts')
-    w = weight[torch.where(t==skip, 0, t)]
+    w = to_float(weight)[torch.where(t==skip, 0, t)]
     return values,w if norm is None else w*norm
 
 # %% ../nbs/13_focal.ipynb #f0ca0067

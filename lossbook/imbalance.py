@@ -83,7 +83,7 @@ def init_prior_bias(
     "Set the bias of `layer` such that it starts at `prior` (Lin et al. 2017, section 3.3)"
     if softmax: bias = log_shares(class_counts(prior, 'prior', len(layer.bias)))
     else:
-        p = as_factors(prior, 'prior') if isinstance(prior, (Tensor,Sequence)) else prior
+        p = prior if isinstance(prior, (int,float)) else as_factors(prior, 'prior')
         check_range(p, 'prior', 0, 1, open_lo=True, each=True)
         p = torch.as_tensor(p).double()
         if (p==1).any(): raise ValueError('prior must be < 1, got 1')
@@ -177,7 +177,8 @@ def class_counts(counts, name='counts', C=None, like=None):
     n = as_factors(counts, name)
     if n.ndim!=1 or C is not None and len(n)!=C:
         want = '(C,)' if C is None else f'({C},)'
-        raise ValueError(f'{name} must have shape {want}, one per class, got {tuple(n.shape)}')
+        more = '; labels are counted first, as by torch.bincount' if n.ndim==1 and len(n)>C else ''
+        raise ValueError(f'{name} must have shape {want}, one per class, got {tuple(n.shape)}{more}')
     if like is not None: on_device(n, like, name)
     check_range(n, name, 0, open_lo=True, each=True)
     return (n if n.is_floating_point() else n.float()) if like is None else n.to(like.dtype)

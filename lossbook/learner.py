@@ -21,6 +21,7 @@ load('fastai', 'fastai');
 
 # %% ../nbs/60_learner.ipynb #f14ddf09
 import torch
+from collections.abc import Mapping
 from fastai.basics import L, is_listy
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix
@@ -33,7 +34,8 @@ from fasttransform import DisplayedTransform
 from functools import partial
 from torch import nn
 from types import SimpleNamespace
-from .core import Loss, check_batch, check_made, check_range, plain
+from .core import Loss, brief, check_batch, check_made, check_range, is_series
+from .core import numbers_of, plain
 from .plot import label_lines, styled
 from .soft_labels import SoftLabelCrossEntropy
 from .soft_metrics import bin_sums, brier_score, gap, plot_confusion, plot_reliability
@@ -79,31 +81,40 @@ class SoftLabelTransform(Whole):
     def __init__(self, vocab, votes=False):
         self.vocab,self.votes = CategoryMap(vocab, sort=False),votes
         self.c = len(self.vocab)
-    def encodes(self, o): return TensorSoftLabel(shares(count_votes(o, self.vocab) if self.votes else o, self.c))
+    def encodes(self, o): return TensorSoftLabel(shares(count_votes(o, self.vocab) if self.votes else by_name(o, self.vocab), self.c))
     def decodes(self, o:TensorSoftLabel):
         if o.ndim==0: return TitledStr(self.vocab[int(o)])
         probs = zip(self.vocab, o.tolist())
         return TitledStr(', '.join(f'{k} {p:.0%}' for k,p in probs if p>=.005))
+
+def by_name(o, vocab):
+    "The numbers of a soft label; what has the classes as keys, or their names, is read by them"
+    if not (isinstance(o, Mapping) or is_series(o)): return o.tolist() if hasattr(o, 'tolist') else numbers_of(o, 'a soft label')
+    keys,values = (list(o),list(o.values())) if isinstance(o, Mapping) else (list(o.index),o.tolist())
+    for names in (list(vocab),list(range(len(vocab)))):
+        if len(keys)==len(names) and set(keys)==set(names): return [dict(zip(keys, values))[k] for k in names]
+    if is_series(o): return values # the columns of a table, in their order
+    raise ValueError(f'a soft label must have the classes as keys, {brief(list(vocab))}, got {brief(keys)}')
 
 def shares(o, n_classes):
     "Probabilities or counts of votes as a distribution; probabilities may have been rounded"
     if len(o)!=n_classes: raise ValueError(f'a soft label must have {n_classes} probabilities, got {len(o)}')
     p = torch.tensor([float(v) for v in o], dtype=torch.double)
     total = p.sum().item()
-    if not (p>=0).all(): raise ValueError(f'a soft label must be >= 0, got {p.tolist()}')
-    if total==torch.inf: raise ValueError(f'a soft label must be finite, got {p.tolist()}')
+    if not (p>=0).all(): raise ValueError(f'a soft label must be >= 0, got {brief(p.tolist())}')
+    if total==torch.inf: raise ValueError(f'a soft label must be finite, got {brief(p.tolist())}')
     if total==0: raise ValueError('a soft label needs at least one vote, got none')
     if abs(total-1)>.02 and (p!=p.round()).any():
-        raise ValueError(f'a soft label must sum to 1, or count votes in whole numbers, got {p.tolist()}')
+        raise ValueError(f'a soft label must sum to 1, or count votes in whole numbers, got {brief(p.tolist())}')
     return (p if abs(total-1)<1e-6 else p/total).float()
 
 def count_votes(o, vocab):
     "How often each class is among the labels `o`; what is missing (None, NaN, '') is no vote"
     res = [0]*len(vocab)
-    for v in o:
+    for v,n in o.items() if isinstance(o, Mapping) else ((v, 1) for v in o):
         if v is None or type(v).__name__=='NAType' or v!=v or isinstance(v, str) and not v: continue
-        if v not in vocab.o2i: raise ValueError(f'a vote must be one of {", ".join(map(str, vocab))}, got {v!r}')
-        res[vocab.o2i[v]] += 1
+        if v not in vocab.o2i: raise ValueError(f'a vote must be one of {", ".join(map(str, vocab))}, got {brief(v)}')
+        res[vocab.o2i[v]] += n
     return res
 
 # %% ../nbs/60_learner.ipynb #50967cbc
@@ -291,6 +302,9 @@ class WithTeacher(Loss):
     def forward(self, pred, *target, **kwargs): return self.loss(pred, self.answer, *target, **kwargs)
     def check_values(self, pred, *target):
         if isinstance(self.loss, Loss): self.loss.check_values(pred, self.answer, *target)
+
+    def classes_in(self, pred, *target):
+        return self.loss.classes_in(pred, self.answer, *target) if isinstance(self.loss, Loss) else None
 
     @property
     def reduction(self): return self.loss.reduction

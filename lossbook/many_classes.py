@@ -23,8 +23,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from .core import BinaryLoss, ClassLoss, Loss, as_factors, can_read
 from .core import check_class_values, check_index, check_int, check_range
 from .core import check_reduction, check_scores, check_tensors, expand_weight
-from .core import is_eager, left_out, on_device, plain, reduce, refuse_target
-from .core import sum_and_norm, to_float
+from .core import is_eager, left_out, no_place, numbers_of, on_device, once, plain
+from .core import reduce, refuse_target, sum_and_norm, to_float, to_signed
 from .cross_entropy import CrossEntropyLoss
 from .focal import OHEM
 
@@ -64,6 +64,9 @@ class LinearLoss(Loss):
 
     @property
     def inner(self): return along(without_picks(self.loss)[0], -1)
+    def classes_in(self, *batch):
+        return n_outputs(*as_called(*batch)[:2]) if isinstance(self.inner, ClassLoss) else None
+
     def activation(self, x): return self.inner.activation(self.inner.from_logits(x))
     def decodes(self, x): return self.inner.decodes(x)
     def per_class(self): return self.inner.per_class()
@@ -77,7 +80,7 @@ class LinearLoss(Loss):
 
     def check_values(self, *batch, **kwargs):
         hidden,layer,target,sample_weight = as_called(*batch, **kwargs)
-        C,where = (len(layer[0]) if layer else hidden.shape[-1]),hidden.shape[:-1]
+        C,where = n_outputs(hidden, layer),hidden.shape[:-1]
         if isinstance(target, (tuple,list)): target = dense(*target, C)
         rest = () if sample_weight is None else (sample_weight,)
         if isinstance(self.inner, ClassLoss):
@@ -104,7 +107,7 @@ def hand_on(
 # checks that have no meaning for a loss with a layer, and for one that draws
 LAYERED = dict(traces='jit.trace takes no function with learned parameters', autocast='a matrix product rounds', half_precision='a matrix product rounds',
     large_float16='a matrix product overflows', learned_numbers='the loss has no number for a parameter')
-DRAWN = LAYERED | dict.fromkeys(('repeats','permutes','splits','accumulates','sums','masks','means','many_rows','gradient','second_gradient',
+DRAWN = LAYERED | dict.fromkeys(('repeats','permutes','splits','accumulates','sums','masks','means','many_rows','half_rows','gradient','second_gradient',
     'forward_mode','compiles','fake','vmaps','threads','strides','pickles','deepcopies','state'), 'every call draws its noise')
 
 class LayerLoss(Loss):
@@ -120,6 +123,7 @@ class LayerLoss(Loss):
         "The loss of a batch"
         return self.reduced(self.reduction, hidden, target, sample_weight)
 
+    def classes_in(self, pred, *target): return self.n_classes
     def decodes(self, x): return x.argmax(-1)
     def example(self, n=4):
         device = next(self.parameters()).device
@@ -156,7 +160,7 @@ class AdaptiveSoftmaxLoss(LayerLoss):
         check_reduction(reduction)
         check_int(ignore_index, 'ignore_index')
         check_range(div_value, 'div_value', 1)
-        cutoffs = default_cutoffs(n_classes) if cutoffs is None else list(cutoffs)
+        cutoffs = default_cutoffs(n_classes) if cutoffs is None else numbers_of(cutoffs, 'cutoffs')
         least = div_value**len(cutoffs)
         if n_features<least:
             raise ValueError(f'n_features must be at least div_value**len(cutoffs), {least:g}, '
@@ -343,10 +347,16 @@ def as_called(hidden, linear_weight, target=None, linear_bias=None, sample_weigh
     "Hidden states, (weight, bias), target and sample weight; logits and None if that is what a model gives"
     if isinstance(hidden, (tuple,list)): # a layer with `hand_on` in training
         hidden,*layer = hidden
-        return hidden,layer,linear_weight,target if sample_weight is None else sample_weight
-    if target is None: return hidden,None,linear_weight,sample_weight # and in evaluation
-    if isinstance(linear_weight, nn.Module): linear_weight,linear_bias = linear_weight.weight,linear_weight.bias
+        no_place('beside what a layer hands on', linear_bias=linear_bias)
+        return hidden,layer,linear_weight,once('sample_weight', target, sample_weight)
+    if target is None: # and in evaluation
+        no_place('beside logits', linear_bias=linear_bias)
+        return hidden,None,linear_weight,sample_weight
+    if isinstance(linear_weight, nn.Module):
+        linear_weight,linear_bias = linear_weight.weight,once('linear_bias', linear_weight.bias, linear_bias)
     return hidden,(linear_weight,linear_bias),target,sample_weight
+
+def n_outputs(hidden, layer): return len(layer[0]) if layer else hidden.shape[-1]
 
 def some_target(loss, n, C):
     "Targets for `n` rows of a loss over classes or labels"
@@ -661,7 +671,7 @@ def masked(loss, reduction, valid, pos, sample_weight):
 def check_samples(samples, pos, n_classes):
     "The samples as (k,) or (M, k)"
     check_tensors(samples=samples)
-    s = plain(samples)
+    s = to_signed(plain(samples))
     if s.is_floating_point(): raise TypeError(f'samples must be integer, class indices, got {s.dtype}')
     if s.ndim!=1 and s.shape[:-1]!=pos: raise ValueError(f'samples must have shape (k,) or {(*pos,"k")}, got {tuple(s.shape)}')
     if can_read(s) and s.numel() and not (0<=s.min() and s.max()<n_classes):

@@ -24,7 +24,7 @@ from torch import Tensor
 from .core import ClassLoss, Loss, binary_batch, can_read, check_axis, check_int
 from .core import check_nonneg, check_range, check_scores, check_tensors
 from .core import check_weight, expand_weight, left_out, on_device, plain
-from .core import reduce, to_float
+from .core import reduce, to_float, to_signed, without_target
 from .blocks import Scores, binary_loss, class_loss, derivative_of, one_hot
 
 # %% ../nbs/40_margin.ipynb #95f36aec
@@ -73,7 +73,7 @@ class SignLoss(Loss):
 
     def check_values(self, pred, *target, sample_weight=None):
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
-        y = plain(target[-1])
+        y = to_signed(plain(target[-1]))
         keep = None if sample_weight is None else expand_weight(sample_weight, y.float())!=0
         check_signs(y, self.negative, keep, read=True)
 
@@ -207,7 +207,7 @@ class TripletMarginLoss(Loss, of=triplet_margin_loss):
         "The loss of three tensors, or of a tuple of them, whatever target comes with it"
         return self.reduced(self.reduction, anchor, *others, sample_weight=sample_weight)
     def reduced(self, reduction, anchor, *others, sample_weight=None):
-        three = anchor if isinstance(anchor, (tuple,list)) else (anchor,*others)
+        three = without_target(anchor, *others)
         return super().reduced(reduction, *three, sample_weight=sample_weight)
     def example(self, n=4): return tuple(torch.randn(3, n, 5))
     def check_values(self, *preds, sample_weight=None):
@@ -304,6 +304,7 @@ class MultiLabelMarginLoss(Loss, of=multilabel_margin_loss):
     y_int,task = True,'labels'
     def forward(self, logits, target, sample_weight=None):
         return self.reduced(self.reduction, logits, target, sample_weight=sample_weight)
+    def classes_in(self, pred, *target): return pred.shape[1]
     def example(self, n=4):
         hot = ((torch.arange(n)[:,None] + torch.arange(4))%3==0).long()
         return torch.randn(n, 4),hot if self.multi_hot else index_lists(hot)
@@ -527,7 +528,7 @@ def index_lists(hot):
 def label_batch(logits, target, multi_hot, sample_weight):
     "Scores (N, C), and how often each class is named; what is left out is 0"
     check_tensors(logits=logits, target=target)
-    x,y = plain(logits),plain(target)
+    x,y = plain(logits),to_signed(plain(target))
     check_scores(x, 'logits')
     if x.ndim!=2: raise ValueError(f'logits must have shape (N, C), got {tuple(x.shape)}')
     if y.shape!=x.shape:
@@ -552,7 +553,7 @@ def check_names(y, multi_hot, read=False):
 
 def check_labels(pred, target, multi_hot, sample_weight=None):
     "Raise if a target names no class, or one class twice"
-    y = plain(target)
+    y = to_signed(plain(target))
     if sample_weight is not None: y = y[plain(sample_weight)!=0]
     check_names(y, multi_hot, read=True)
     if multi_hot: return

@@ -91,7 +91,7 @@ class GeneralizedCrossEntropy(ClassLoss, of=generalized_cross_entropy_with_logit
 # %% ../nbs/12_noisy_labels.ipynb #a0150024
 def rce(nll, A): return A*torch.expm1(-nll)
 
-def rce_row(nll, y, A): return -((-nll).exp()*y.log().clamp(min=A)).sum(1)
+def rce_row(nll, y, A): return -((-nll).exp()*y.clamp(min=0).log().clamp(min=A)).sum(1)
 
 # %% ../nbs/12_noisy_labels.ipynb #a0150025
 def reverse_cross_entropy_with_logits(
@@ -230,7 +230,7 @@ def mae_slope(nll, p, y):
 
 @derivative_of(rce_row)
 def rce_slope(nll, p, y, A):
-    g = y.log().clamp_(min=A).mul_(p)
+    g = y.clamp(min=0).log_().clamp_(min=A).mul_(p)
     return -g.sum(1),g
 
 @derivative_of(nce)

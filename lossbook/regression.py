@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import NormalDist
 from torch import nn, Tensor
-from .core import Loss, binary_batch, can_read, check_nonneg, check_range
-from .core import check_int, check_reduction, check_tensors, is_zero, left_out
-from .core import plain, reduce, to_float
+from .core import Loss, binary_batch, brief, can_read, check_nonneg, check_range
+from .core import check_int, check_reduction, check_tensors, is_many, is_zero
+from .core import left_out, no_place, numbers_of, once, plain, reduce, to_float
 from .blocks import attached, blockwise, derivative_of, is_learned
 
 # %% ../nbs/30_regression.ipynb #b5c3b845
@@ -75,7 +75,7 @@ class RegressionLoss(Loss):
 
     def check_params(self):
         super().check_params()
-        check_y_range(self.y_range)
+        self.y_range = check_y_range(self.y_range)
 
     def check_values(self, pred, target, sample_weight=None):
         "Raise if a target that counts is no finite number"
@@ -378,16 +378,17 @@ class GaussianNLLLoss(SpreadLoss, of=gaussian_nll_loss, order=''):
     def forward(self,
         preds:Tensor|tuple, # (N, *, 2) mean and logarithm of the variance; or (N, *) means
         target:Tensor, # (N, *) numbers
-        var:Tensor|None=None, # (N, *) variances beside means; beside a pair, sample_weight
+        *more, # (N, *) variances beside means; then, and beside a pair at once, sample_weight
+        var:Tensor|None=None, # (N, *) variances >= 0 beside means
         sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
     )->Tensor: # () or (N, *) for 'none'
         "The loss of a batch"
-        return self.reduced(self.reduction, preds, target, var, sample_weight)
+        named = dict(var=var, sample_weight=sample_weight)
+        return self.reduced(self.reduction, preds, target, *more, **named)
 
-    def reduced(self, reduction, preds, target, var=None, sample_weight=None):
-        if var is not None and head_of(preds, target): var,sample_weight = None,var
-        kwargs = dict(var=var, sample_weight=sample_weight)
-        return Loss.reduced(self, reduction, preds, target, **kwargs)
+    def reduced(self, reduction, preds, target, *more, var=None, sample_weight=None):
+        more = placed(head_of(preds, target), more, var, sample_weight)
+        return Loss.reduced(self, reduction, preds, target, **more)
 
 # %% ../nbs/30_regression.ipynb #f6ea6def
 def beta_gaussian(x, y, s, beta, eps):
@@ -527,11 +528,14 @@ def without(out, *tensors):
     return [t.masked_fill(out, 0.) if isinstance(t, Tensor) and t.ndim else t for t in tensors]
 
 def check_y_range(y_range):
+    "Two rising numbers as a tuple, or None"
     if y_range is None: return
-    if isinstance(y_range, (tuple,list)) and len(y_range)==2:
-        for o in y_range: check_range(o, 'y_range')
-        if y_range[0]<y_range[1]: return
-    raise ValueError(f'y_range must be two rising numbers, got {y_range!r}')
+    many = is_many(y_range) or isinstance(y_range, Tensor) and y_range.ndim
+    ends = tuple(numbers_of(y_range, 'y_range')) if many else ()
+    if len(ends)==2:
+        for o in ends: check_range(o, 'y_range')
+        if ends[0]<ends[1]: return ends
+    raise ValueError(f'y_range must be two rising numbers, got {brief(y_range)}')
 
 # %% ../nbs/30_regression.ipynb #20acc01e
 def off_zero(x):
@@ -590,14 +594,14 @@ def head_of(preds, target):
 def check_levels(levels, name):
     "A level as it is, or several as a tuple of rising numbers"
     if isinstance(levels, Tensor) and not levels.ndim: return check_range(levels, name, 0, 1) or levels
-    if hasattr(levels, 'tolist'): levels = levels.tolist()
-    many = isinstance(levels, (tuple,list))
+    many = isinstance(levels, Tensor) or is_many(levels)
+    if many: levels = tuple(numbers_of(levels, name))
     for q in levels if many else [levels]:
         check_range(q, name)
         if not 0<q<1: raise ValueError(f'{name} must be in (0, 1), got {q:g}')
     if not many: return levels
-    if not levels or any(a>=b for a,b in zip(levels, levels[1:])): raise ValueError(f'{name} must rise, got {levels}')
-    return tuple(levels)
+    if not levels or any(a>=b for a,b in zip(levels, levels[1:])): raise ValueError(f'{name} must rise, got {brief(levels)}')
+    return levels
 
 def level_loss(preds, target, value, levels, name, reduction, axis, sample_weight):
     "The mean of `value` (preds, target, level) over the levels"
@@ -617,6 +621,15 @@ def level_loss(preds, target, value, levels, name, reduction, axis, sample_weigh
 def gaussian_var(x, y, var, eps, full=False):
     v = var.clamp(min=eps)
     return .5*(v.log() + (x-y)**2/v) + full*.5*math.log(2*math.pi)
+
+def placed(pair, more, var, sample_weight):
+    "Variances and sample weights by name, from what came by place and by name; a `pair` holds its variance"
+    third,fourth,*rest = *more,*[None]*(2-len(more))
+    if rest: raise TypeError(f'after the target come var and sample_weight, got {len(more)} arguments')
+    if pair:
+        if fourth is None and sample_weight is None: third,fourth = None,third
+        no_place('beside predictions that hold the variance', var=once('var', third, var))
+    return dict(var=once('var', third, var), sample_weight=once('sample_weight', fourth, sample_weight))
 
 def check_var(var, preds):
     "`var`, if it has the shape of the predictions and is nowhere negative"

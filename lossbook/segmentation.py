@@ -18,11 +18,11 @@ __all__ = ['dice_loss_with_logits', 'DiceLoss', 'binary_dice_loss_with_logits', 
 
 # %% ../nbs/17_segmentation.ipynb #a54ef79f
 import numpy as np, torch
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from torch import Tensor
 from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
-from .core import check_label, check_range, check_reduction, check_weight
-from .core import class_batch, expand_weight, left_out, reduce, to_float
+from .core import check_range, check_reduction, check_unit, check_weight
+from .core import class_batch, expand_weight, left_out, numbers_of, reduce, to_float
 from .blocks import needs_formula, no_counts, one_hot, shielded
 
 # %% ../nbs/17_segmentation.ipynb #dd2cc186
@@ -421,7 +421,7 @@ def binary_masks(logits, target, value, reduction, *, sample_weight=None, ignore
         check_range(ignore_index, 'ignore_index')
         valid = y!=ignore_index
     out,w,image = shares(x, valid, sample_weight, how['per_image'], x.shape[1] if x.ndim>1 else None)
-    check_label(y, None if out is None else ~out)
+    check_unit(y, 'target', None if out is None else ~out, dtype=target.dtype)
     x = to_float(x)
     if out is not None: x,y = x.masked_fill(out, 0.),y.masked_fill(out, 0.)
     x,y,w = (o if o is None else pixels(o.unsqueeze(1) if axis is None else o.movedim(axis, 1)) for o in (x,y,w))
@@ -461,7 +461,7 @@ def class_shares(classes, weight, like):
     "What each class (C,) of (N, C, P) counts; None where all count alike"
     weight = check_weight(weight, like)
     if classes is None: return weight
-    C = like.shape[1]
+    C,classes = like.shape[1],classes if isinstance(classes, Set) else numbers_of(classes, 'classes')
     for c in classes:
         check_int(c, 'classes')
         if not 0<=c<C: raise ValueError(f'classes must be in 0..{C-1}, got {c}')

@@ -15,7 +15,7 @@ __all__ = ['soft_accuracy', 'brier_score', 'soft_confusion_matrix', 'calibration
 # %% ../nbs/18_soft_metrics.ipynb #c026dd0e
 import torch
 from torch import Tensor
-from .core import can_read, check_int, class_batch, plain, reduce
+from .core import can_read, check_int, check_unit, class_batch, plain, reduce
 from .blocks import one_hot
 from .plot import label_lines, styled
 
@@ -49,8 +49,8 @@ def brier_score(
 def measured(pred, target, reduction='mean', ignore_index=-100, axis=1, name='probs'):
     "Predictions and labels (M, C, *), and what makes the result from one value per position"
     x,y,pos,valid = class_batch(plain(pred).detach(), plain(target).detach(), axis, ignore_index, name)
-    if name=='probs': check_distribution(x, name)
-    if y.is_floating_point(): check_distribution(y, 'target')
+    if name=='probs': check_distribution(x, name, pred.dtype)
+    if y.is_floating_point(): check_distribution(y, 'target', target.dtype)
     else: y = one_hot(y if valid is None else torch.where(valid, y, 0), x)
     def finish(values):
         norm = None if valid is None else valid.reshape(pos).to(values.dtype)
@@ -58,13 +58,14 @@ def measured(pred, target, reduction='mean', ignore_index=-100, axis=1, name='pr
         return reduce(values if norm is None else torch.where(norm>0, values, 0.), reduction, norm=norm)
     return x,y,finish
 
-def check_distribution(x, name):
+def check_distribution(x, name, dtype):
     "Raise unless the values are in [0, 1] and sum to 1 over axis 1, where looking is free"
     if not can_read(x) or not x.numel(): return
-    lo,hi = (o.item() for o in x.aminmax())
     total = x.sum(1)
     bad = total[(total-1).abs()>2e-2]
-    if name=='probs' and not (lo>=0 and hi<=1): raise ValueError(f'{name} must be in [0, 1], got {lo if lo<0 else hi:g}')
+    if name=='probs':
+        if total.isnan().any(): raise ValueError(f'{name} must be in [0, 1], got nan')
+        check_unit(x, name, dtype=dtype)
     if bad.numel(): raise ValueError(f'{name} must sum to 1 over the classes, got {bad[0].item():g}')
 
 # %% ../nbs/18_soft_metrics.ipynb #54b11753

@@ -16,7 +16,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from .core import Loss, can_read, check_class_values, check_int, check_nonneg
 from .core import check_range, check_scores, check_tensors, is_zero
-from .core import left_out, on_device, plain, reduce, to_float
+from .core import left_out, on_device, once, plain, reduce, to_float, to_signed
 from .blocks import class_loss, one_hot
 
 # %% ../nbs/20_span.ipynb #51dc2474
@@ -73,8 +73,9 @@ class EndsLoss(Loss):
         "What the function is called with"
         *ys,rest = span_targets(target, self.axis)
         params = {k: v for k,v in self.params().items() if k not in self.extra}
+        given = {k: once(k, rest.get(k), given.get(k)) for k in rest | given}
         given = {k: v for k,v in given.items() if v is not None}
-        return (*two_ends(pred, self.axis), *ys),params | rest | given
+        return (*two_ends(pred, self.axis), *ys),params | given
 
     def reduced(self, reduction, pred, *target, **given):
         args,kwargs = self.arguments(pred, target, **given)
@@ -352,7 +353,7 @@ def overlap(pred, target):
         raise ValueError(f'{k} must be integer of shape (N, 2), got {tuple(o.shape)} ({o.dtype})')
     if pred.shape!=target.shape:
         raise ValueError(f'target must have shape {tuple(pred.shape)}, got {tuple(target.shape)}')
-    pred,target = plain(pred),plain(target)
+    pred,target = to_signed(plain(pred)),to_signed(plain(target))
     def size(start, end): return (end-start+1).clamp(min=0).float()
     both = size(torch.maximum(pred[:,0], target[:,0]), torch.minimum(pred[:,1], target[:,1]))
     return both,size(*pred.T),size(*target.T)

@@ -5,7 +5,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from .core import Loss, can_read, check_class_values, check_int, check_nonneg
 from .core import check_range, check_scores, check_tensors, is_zero
-from .core import left_out, on_device, plain, reduce, to_float
+from .core import left_out, on_device, once, plain, reduce, to_float, to_signed
 from .blocks import class_loss, one_hot
 
 __all__ = ['distance_loss', 'DistanceLoss', 'span_loss', 'SpanLoss', 'best_span', 'span_jaccard', 'span_f1', 'span_exact_match']

@@ -22,7 +22,8 @@ from fastai.torch_core import find_bs
 from torch.nn.parallel import DistributedDataParallel
 from .catalog import Catalog, entry
 from .check import loss_classes, task_of
-from .core import Loss, check_int, check_range, plain, reduce, sum_and_norm
+from .core import Loss, brief, check_int, check_range, plain, reduce
+from .core import sum_and_norm, to_signed
 from .focal import check_reducible, values_of
 
 # %% ../nbs/63_training.ipynb #52c6e181
@@ -53,7 +54,7 @@ def mixed(mix, reduction, pred, *yb):
 def check_mean(loss, name):
     "Raise unless the mean of `loss` can be put together from parts"
     try: check_reducible(loss)
-    except TypeError: raise TypeError(f'{name} needs a loss that gives one value per position, got {loss!r}') from None
+    except TypeError: raise TypeError(f'{name} needs a loss that gives one value per position, got {brief(loss)}') from None
     r = getattr(loss, 'reduction', 'mean')
     if r!='mean': raise ValueError(f"{name} needs a loss with reduction='mean', got {r!r}")
 
@@ -153,7 +154,7 @@ class ScheduleLoss(Callback):
 # %% ../nbs/63_training.ipynb #ff89cee5
 def outputs_for(y, c=None):
     "The tasks that targets may have, each with predictions that a network could give beside them"
-    y,n = plain(y),len(y)
+    y,n = to_signed(plain(y)),len(y)
     if y.is_floating_point():
         rows = y.ndim>1 and y.shape[1]>1
         if rows and bool((y>=0).all()) and bool(((y.sum(1)-1).abs()<1e-3).all()): yield 'classes',torch.randn(y.shape)
