@@ -13,10 +13,11 @@ __all__ = ['sum_and_norm', 'assert_same', 'assert_ahead', 'check_range', 'Loss',
 
 # %% ../nbs/00_core.ipynb #234bc201
 import functools, inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from copy import deepcopy
 from importlib import import_module
 from math import inf
+from reprlib import Repr
 from torch import nn, Tensor
 from torch.testing import assert_close
 
@@ -29,6 +30,8 @@ def reduce(
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Weigh the values of a loss and reduce them; a mean over nothing is 0"
     check_reduction(reduction)
+    loss = to_float(loss) # float16 ends at 65,504, and counts by ones to 2,048
+    if norm is not None: norm = to_float(norm)
     if sample_weight is not None:
         w = expand_weight(sample_weight, loss)
         # what is left out may be inf or NaN; a weight that is learned leaves nothing out
@@ -49,9 +52,9 @@ def sum_and_norm(
     norm:Tensor|None=None, # (N, *) what each position counts in the mean, by default 1
 )->tuple: # () the sum, and () what the mean divides it by
     "A reduction that gives both numbers of a mean, which add up over parts of a batch"
-    total = loss.sum()
+    total = to_float(loss).sum()
     if norm is None: return total,total.new_tensor(loss.numel())
-    return total,norm.contiguous().sum().to(total.dtype)
+    return total,to_float(norm).contiguous().sum().to(total.dtype)
 
 # %% ../nbs/00_core.ipynb #5394e42c
 def assert_same(
@@ -105,7 +108,9 @@ def plain(x):
     return x.as_subclass(Tensor) if type(x).__torch_dispatch__ == Tensor.__torch_dispatch__ else x
 
 HALF = torch.float16,torch.bfloat16
+UNSIGNED = torch.uint8,torch.uint16,torch.uint32,torch.uint64
 def to_float(x): return x.float() if x.dtype in HALF else x
+def to_signed(y): return y.long() if y.dtype in UNSIGNED else y # beside them -100 would be 156
 
 # %% ../nbs/00_core.ipynb #9ed7a5c6
 def check_range(
@@ -121,13 +126,16 @@ def check_range(
         if value.is_complex(): raise TypeError(f'{name} must not be complex, got {value.dtype}')
         if value.ndim and not each: raise ValueError(f'{name} must be one number, got shape {tuple(value.shape)}{by_name(value)}')
         if not value.numel() or not can_read(value): return
-        ends,value = [o.item() for o in plain(value).detach().to(torch.double).aminmax()],value.tolist()
+        ends = [o.item() for o in plain(value).detach().to(torch.double).aminmax()]
+        value = value.tolist()
     elif isinstance(value, bool) or not isinstance(value, (int,float)) and not isinstance(value, numbers.Real):
-        raise TypeError(f'{name} must be a number, got {value!r}{by_name(value)}')
+        raise TypeError(f'{name} must be a number, got {brief(value)}{by_name(value)}')
     else: ends = [value]
-    if all(in_range(o, lo, hi, open_lo) for o in ends): return
+    bad = [o for o in ends if not in_range(o, lo, hi, open_lo)]
+    if not bad: return
     rule = 'finite' if inf in ends or -inf in ends else range_rule(lo, hi, open_lo)
-    raise ValueError(f'{name} must be {rule}, got {value}')
+    many = isinstance(value, list) and len(value)>short.maxlist
+    raise ValueError(f'{name} must be {rule}, got {bad[0] if many else value}')
 
 # %% ../nbs/00_core.ipynb #5a7ce00f
 def in_range(x, lo, hi, open_lo=False):
@@ -141,16 +149,70 @@ def range_rule(lo, hi, open_lo=False):
 
 def by_name(o):
     "A hint where `o` could be weights, which PyTorch takes as third argument"
-    many = isinstance(o, (list,tuple)) or getattr(o, 'ndim', 0)
+    many = is_many(o) or getattr(o, 'ndim', 0)
     return '; weights are given by name, as weight= or sample_weight=' if many else ''
+
+short = Repr()
+short.maxlist = short.maxtuple = short.maxset = short.maxdict = short.maxdeque = short.maxarray = 10
+short.maxstring = short.maxother = 80
+
+def brief(o):
+    "What `repr` says, in one short line: no message prints a data set"
+    return ' '.join(short.repr(o).split())
 
 def is_zero(x): return not isinstance(x, Tensor) and x==0 # a tensor may be learned, and has no value in tracing
 
+def is_many(o):
+    "Is `o` something like a list, which may hold a number for each class? A word and a tensor are not"
+    if isinstance(o, (str,bytes,bytearray,Tensor)) or callable(o): return False
+    return hasattr(o, '__iter__') and getattr(o, 'ndim', 1)!=0
+
+def is_series(o):
+    "Is `o` a pandas Series, or like one? The `index` of a sequence is a method"
+    return hasattr(o, 'tolist') and not callable(getattr(o, 'index', len))
+
+def numbers_of(o, name):
+    "The numbers of a sequence, an array or an iterator as a list; what has keys is read by its keys, which are 0..C-1"
+    if isinstance(o, Mapping): return by_key(list(o), list(o.values()), name, 'keys', f'[{name}[o] for o in dls.vocab]')
+    if is_series(o): return by_key(list(o.index), o.tolist(), name, 'index', f'{name}[list(dls.vocab)].tolist()')
+    if isinstance(o, Set): raise TypeError(f'{name} must be in the order of the classes, which a set has not, got {brief(o)}')
+    if hasattr(o, 'columns'): raise TypeError(f'{name} must be one column of numbers, got {type(o).__name__}')
+    if hasattr(o, 'tolist'): return o.tolist()
+    if not is_many(o): raise TypeError(f'{name} must be numbers, one per class, got {brief(o)}')
+    return [numbers_of(v, name) if is_many(v) else v for v in o]
+
+def by_key(keys, values, name, what, cure):
+    "`values` in the order of their keys, which have to be the class indices 0..C-1"
+    def is_index(k): return isinstance(k, numbers.Integral) and not isinstance(k, bool)
+    if all(map(is_index, keys)):
+        if sorted(keys)==list(range(len(keys))): return [v for _,v in sorted(zip(keys, values), key=lambda o: o[0])]
+        missing = [c for c in range(max(keys)+1) if c not in set(keys)]
+        got = f'none for {brief(missing)[1:-1]}' if missing else brief(keys)
+    else: got = brief(keys)
+    raise ValueError(f'{name} must have all class indices 0..C-1 as its {what}, got {got}; '
+        f'what has names goes into the order of the vocabulary first, by {cure}')
+
 def as_factors(o, name):
-    "Numbers as a tensor: a tensor stays what it is, lists, arrays and series become one"
-    if isinstance(o, Tensor): return plain(o)
-    try: return torch.tensor(o.tolist() if hasattr(o, 'tolist') else list(o), dtype=torch.float)
-    except (TypeError, ValueError): raise TypeError(f'{name} must be numbers, one per class, got {o!r}') from None
+    "Numbers as a tensor: a tensor stays what it is, all else becomes one of float32"
+    if isinstance(o, Tensor): t,whole = plain(o),not o.is_floating_point() and can_read(o)
+    else:
+        values = numbers_of(o, name)
+        try: t = torch.tensor(values, dtype=torch.float)
+        except (TypeError,ValueError,RuntimeError):
+            raise TypeError(f'{name} must be numbers, one per class, got {brief(o)}') from None
+        if not t.numel(): raise ValueError(f'{name} must be numbers, one per class, got none')
+        whole = t.ndim and all(isinstance(v, numbers.Integral) for v in values)
+    if name=='counts' and whole and not isinstance(o, Mapping) and not is_series(o): refuse_labels(t)
+    return t
+
+def refuse_labels(t):
+    "Raise if counts (C,) look like labels: all of 0..K or 1..K, and each of them twice on the average"
+    if t.ndim!=1 or not t.numel(): return
+    lo,hi = int(t.min()),int(t.max())
+    k = hi-lo+1
+    if lo not in (0,1) or k<2 or len(t)<2*k or len(t.unique())<k: return
+    raise ValueError(f'counts must say how often each class occurs, got {len(t)} numbers, all of {lo}..{hi} among them, which look '
+        'like labels: count those, as torch.bincount does; counts that are so small are given as a dict, {class: count}')
 
 def on_device(o, like, name):
     if o.device!=like.device: raise ValueError(f'{name} must be on {like.device}, got {o.device}')
@@ -165,7 +227,7 @@ def check_axis(axis, shape, name='logits'):
 
 def check_int(x, name):
     if isinstance(x, bool) or not isinstance(x, int) and not isinstance(x, numbers.Integral):
-        raise TypeError(f'{name} must be an integer, got {x!r}')
+        raise TypeError(f'{name} must be an integer, got {brief(x)}')
 
 # %% ../nbs/00_core.ipynb #ef20d278
 def check_weight(weight, like, name='weight'):
@@ -177,7 +239,7 @@ def check_weight(weight, like, name='weight'):
         raise ValueError(f'{name} must have shape ({C},), one per class, got {tuple(weight.shape)}')
     on_device(weight, like, name)
     check_range(weight, name, 0, each=True)
-    return weight.to(like.dtype)
+    return weight.to(to_float(like[:0]).dtype)
 
 def column_factor(o, like, axis=1, name='weight', hi=None):
     "One factor for all or one per class, such that it multiplies `like`: a number, (C,), or ones around it"
@@ -200,15 +262,15 @@ def column_factor(o, like, axis=1, name='weight', hi=None):
 def check_reduction(reduction):
     "Raise on a word that is no reduction; a callable is a reduction of its own"
     if callable(reduction) or isinstance(reduction, str) and reduction in ('mean', 'sum', 'none'): return
-    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}{by_name(reduction)}")
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {brief(reduction)}{by_name(reduction)}")
 
 def expand_weight(sample_weight, loss, name='sample_weight', classes=None):
-    "One factor per position (N, *) in the dtype of `loss`, from one per position or one per example"
+    "One factor per position (N, *) in the dtype of `loss`, never a half one, from one per position or one per example"
     if not isinstance(sample_weight, Tensor):
         raise TypeError(f'{name} must be a tensor, got {type(sample_weight).__name__}')
     if sample_weight.is_complex(): raise TypeError(f'{name} must not be complex, got {sample_weight.dtype}')
     on_device(sample_weight, loss, name)
-    w = plain(sample_weight).to(loss.dtype)
+    w = plain(sample_weight).to(torch.float if loss.dtype in HALF else loss.dtype)
     if w.shape == loss.shape: return w
     if w.shape != loss.shape[:1]:
         one = f'{tuple(loss.shape[:1])}' + (f' or {tuple(loss.shape)}' if loss.ndim>1 else '')
@@ -279,6 +341,7 @@ def check_index(target, n_classes, ignore_index=-100, read=False):
     "Raise if an index is no class, where looking is free; gives the positions that count, or None if all do"
     check_int(ignore_index, 'ignore_index')
     if not target.numel(): return None
+    target = to_signed(target)
     if not (read or can_read(target)): return target!=ignore_index
     lo,hi = (o.item() for o in target.aminmax())
     if lo>=0 and hi<n_classes and not lo<=ignore_index<=hi: return None
@@ -300,14 +363,20 @@ def binary_batch(logits, target, name='logits'):
     if y.is_complex(): raise TypeError(f'target must not be complex, got {y.dtype}')
     return x,y.to(torch.float if x.dtype in HALF else x.dtype)
 
-def check_label(y, keep=None, read=False):
-    "Raise if a label is outside [0, 1], where looking is free; `keep` says which items count, by default all"
-    if not y.numel() or not (read or can_read(y)): return
-    lo,hi = (o.item() for o in y.detach().aminmax())
-    if lo>=0 and hi<=1: return
-    bad = (y<0) | (y>1)
+def rounding(dtype):
+    "By how much numbers of `dtype` that should be 1 may miss it, after an interpolation or a sum"
+    return min(32*torch.finfo(dtype).eps, 2**-7) if dtype.is_floating_point else 0.
+
+def check_unit(x, name='target', keep=None, read=False, dtype=None):
+    """Raise if a value is outside [0, 1] by more than rounding, where looking is free; NaN may pass. `keep` says which
+    items count, by default all, and `dtype` where the values were made, by default in that of `x`"""
+    if not x.numel() or not (read or can_read(x)): return
+    off = rounding(dtype or x.dtype)
+    lo,hi = (o.item() for o in x.detach().aminmax())
+    if lo>=-off and hi<=1+off: return
+    bad = (x<-off) | (x>1+off)
     if keep is not None: bad = bad & keep
-    if bad.any(): raise ValueError(f'target must be in [0, 1], got {y[bad][0].item():g}')
+    if bad.any(): raise ValueError(f'{name} must be in [0, 1], got {x[bad][0].item():.7g}')
 
 # %% ../nbs/00_core.ipynb #5a7ce0e0
 class Examples:
@@ -369,6 +438,9 @@ class Hooks:
         if num_items_in_batch is None: return self(pred, *target, **kwargs)
         return self.reduced('sum', pred, *target, **kwargs)/num_items_in_batch
 
+    def classes_in(self, pred, *target):
+        "How many classes exclude each other in a batch; None for a loss over other things"
+
     def from_logits(self, x): return x # a loss on probabilities says how to get there
     def activation(self, x): return x
     def decodes(self, x): return x
@@ -385,7 +457,7 @@ class Loss(Hooks, Examples, nn.Module):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
-    as_given = () # parameters that stay what they are, where other sequences become tensors
+    as_given = () # parameters that stay numbers, where other sequences become tensors
     def __init_subclass__(cls, of=None, order=None, **kwargs):
         super().__init_subclass__(**kwargs)
         if of is not None: derive_class(cls, of, order)
@@ -397,11 +469,12 @@ class Loss(Hooks, Examples, nn.Module):
         super().__init__()
         self.names = tuple(params)
         for k,v in params.items():
-            if not isinstance(v, Tensor):
-                if k in self.as_given: pass
-                elif isinstance(v, (list,tuple)) or getattr(v, 'ndim', 0): v = as_factors(v, k)
-                elif hasattr(v, 'item'): v = v.item() # a number of NumPy
+            if k in self.as_given and (is_many(v) or isinstance(v, Tensor) and v.ndim):
+                if not isinstance(v, (list,tuple,Set)): v = tuple(numbers_of(v, k))
+            elif is_many(v): v = as_factors(v, k)
+            elif not isinstance(v, Tensor) and hasattr(v, 'item'): v = v.item() # a number of NumPy
             tensor = isinstance(v, Tensor) and not isinstance(v, nn.Parameter)
+            if tensor and not v.requires_grad: v = to_float(v)
             # a weight may also come later, and is a buffer then too
             if tensor or v is None and k in ('weight','pos_weight'): self.register_buffer(k, v)
             else: setattr(self, k, v)
@@ -410,6 +483,15 @@ class Loss(Hooks, Examples, nn.Module):
     def check_params(self):
         "Raise now, and not in a fit: an empty batch costs nothing and makes the function check its parameters"
         self(*self.example(0))
+
+    def _apply(self, fn, recurse=True):
+        "Move and cast what the loss keeps, as in any module; but counts, weights and priors are no less than float32"
+        was = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for k,v in self._buffers.items():
+            if v is not None and v.is_floating_point() and v.element_size()<4:
+                self._buffers[k] = was[k].to(v.device, torch.float)
+        return self
 
     def params(self):
         "The parameters by name, as the constructor takes them"
@@ -536,6 +618,7 @@ class ClassLoss(Loss):
     def reduced(self, reduction, logits, target, sample_weight=None):
         return super().reduced(reduction, logits, target, sample_weight=sample_weight)
 
+    def classes_in(self, pred, *target): return pred.shape[self.axis]
     def activation(self, x): return x.softmax(self.axis)
     def decodes(self, x): return x.argmax(self.axis)
 
@@ -575,14 +658,14 @@ class BinaryLoss(Loss):
         check_range(self.thresh, 'thresh', 0, 1)
 
     def check_values(self, pred, target, sample_weight=None):
-        y,keep = plain(target),None
+        y,keep = to_signed(plain(target)),None
         if (i := getattr(self, 'ignore_index', None)) is not None: keep = y!=i
         if sample_weight is not None:
             check_nonneg(sample_weight, 'sample_weight')
             counts = expand_weight(sample_weight, y.float())!=0
             keep = counts if keep is None else keep & counts
-        check_label(y, keep, read=True)
-        if y.is_floating_point(): check_nonneg(y if keep is None else y[keep], 'target')
+        check_unit(y, 'target', keep, read=True)
+        if y.is_floating_point(): check_nonneg(y if keep is None else y[keep], 'target', rounding(y.dtype))
 
 # %% ../nbs/00_core.ipynb #b50e3627
 def pair(loss, norm): return loss,norm # a reduction that leaves everything as it is
@@ -655,6 +738,7 @@ class SumLoss(Loss):
         return getattr(first, 'task', None)
 
     def extra_repr(self): return f'factors={self.factors}, reduction={self.reduction!r}'
+    def classes_in(self, *batch): return self.losses[0].classes_in(*batch)
     def activation(self, x): return self.losses[0].activation(x)
     def decodes(self, x): return self.losses[0].decodes(x)
     def from_logits(self, x): return self.losses[0].from_logits(x)
@@ -671,16 +755,38 @@ def check_class_values(target, n_classes, axis=1, ignore_index=-100, sample_weig
     y = plain(target).detach().double().movedim(axis, -1)
     # where a weight is 0 the target may be anything
     if sample_weight is not None: y = y[expand_weight(sample_weight, y[...,0])!=0]
-    check_nonneg(y, 'target')
+    check_nonneg(y, 'target', rounding(target.dtype))
     total = y.sum(-1)
     # half precision keeps three digits of a probability
     bad = total[(total-1).abs() > (1e-3 if target.dtype in (torch.float, torch.double) else 2e-2)]
     if bad.numel(): raise ValueError(f'target must sum to 1 over the classes, got {bad[0].item():g}')
 
-def check_nonneg(x, name):
-    "Raise if a value is negative or NaN, on any device"
-    bad = x[~(x>=0)]
+def check_nonneg(x, name, off=0.):
+    "Raise if a value is NaN, or negative by more than `off`, on any device"
+    bad = x[~(x>=-off)]
     if bad.numel(): raise ValueError(f'{name} must be >= 0, got {bad[0].item():g}')
+
+# %% ../nbs/00_core.ipynb #7d1c5a20
+def once(name, *values):
+    "The one of `values` that is not None; raise if an argument of a batch is given twice"
+    given = [o for o in values if o is not None]
+    if len(given)>1: raise TypeError(f'{name} is given twice')
+    return given[0] if given else None
+
+def no_place(where, **given):
+    "Raise if an argument is given where nothing takes it"
+    for k,o in given.items():
+        if o is not None: raise TypeError(f'{k} has no place {where}')
+
+def without_target(preds, *rest):
+    "Predictions, one by one or as one tuple, beside which a target may stand as a Learner gives it, and is not needed"
+    if not isinstance(preds, (tuple,list)): return preds,*rest
+    if len(rest)>1: raise TypeError(f'after a tuple of predictions comes a target at most, got {len(rest)} arguments')
+    for o in rest:
+        alike = isinstance(o, Tensor) and o.is_floating_point() and o.ndim>1 and o.shape[-1]==preds[0].shape[-1]
+        if alike: no_place('beside a tuple of predictions: it belongs into that', **{f'a tensor {tuple(o.shape)}': o})
+    return preds
+
 
 # %% ../nbs/00_core.ipynb #e33fa829
 def check_made(loss):
@@ -714,7 +820,7 @@ def pred_name(loss):
 
 def check_others(loss, kind, pred, target):
     "The values of a target for a loss from elsewhere, where it is known which it takes"
-    if kind=='sigmoid': return check_label(plain(target), read=True)
+    if kind=='sigmoid': return check_unit(to_signed(plain(target)), read=True)
     axis,ignored = first_attr(loss, 'axis', 1),first_attr(loss, 'ignore_index', -100)
     if kind and pred.ndim>1 and target.numel(): check_class_values(target, pred.shape[axis], axis, ignored)
 
@@ -727,12 +833,22 @@ def check_finite(value, pred, name):
     if any((o==inf).any() for o in xs): raise ValueError(f'{name} must be finite, got inf')
     raise ValueError(f'the loss of a batch must be finite, got {value[~value.isfinite()][0].item()}')
 
+def classes_in(loss, kind, pred, *target):
+    "How many classes exclude each other in a batch, of a loss of this book or from elsewhere; None where that is no question"
+    if isinstance(loss, Loss): return loss.classes_in(pred, *target)
+    last = wrapped(loss)[-1]
+    rows = isinstance(last, (nn.NLLLoss,nn.MultiMarginLoss,nn.MultiLabelMarginLoss)) or last in (F.nll_loss,F.multi_margin_loss)
+    if isinstance(pred, Tensor) and pred.ndim>1 and (rows or kind=='softmax'): return pred.shape[first_attr(loss, 'axis', 1)]
+
 def made_by(x):
     "The operation that made `x`, not counting views and copies; '' where there is no graph"
     views = 'View|Reshape|Squeeze|Unsqueeze|Slice|Select|Index|Clone|Alias|ToCopy|Permute|Transpose|T|UnsafeView'
     f = x.grad_fn
     while f and re.fullmatch(f'_?({views})Backward\\d*', f.name()): f = f.next_functions[0][0]
     return f.name() if f else ''
+
+ONE_CLASS = ('there is one class, and a loss over a single class is the same whatever the network gives: yes or no from one score is '
+    'for BCEWithLogitsLoss, BinaryFocalLoss or BinaryDiceLoss, with a target of 0. and 1. in the shape of the scores')
 
 def likely_mistake(x, y, name, kind, axis):
     "What is probably wrong with scores that a loss accepts, in words; None if nothing is"
@@ -759,8 +875,9 @@ def check_batch(
     check_made(loss)
     own,kind = isinstance(loss, Loss),inner_function(loss)
     usual = isinstance(pred, Tensor) and target and isinstance(target[0], Tensor)
+    if classes_in(loss, kind, pred, *target)==1: warnings.warn(ONE_CLASS, stacklevel=2)
     # before the call, which on an accelerator a wrong index would not survive
-    if usual and not own: check_others(loss, kind, pred, target[0])
+    if usual and not isinstance(wrapped(loss)[-1], Loss): check_others(loss, kind, pred, target[0])
     value = loss(pred, *target)
     if own: loss.check_values(pred, *target)
     check_finite(value, pred, pred_name(loss))
