@@ -1013,6 +1013,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lossbook.margin.label_counts': ('margin.html#label_counts', 'lossbook/margin.py'),
                                  'lossbook.margin.lambda_rank': ('margin.html#lambda_rank', 'lossbook/margin.py'),
                                  'lossbook.margin.lambda_rank_loss': ('margin.html#lambda_rank_loss', 'lossbook/margin.py'),
+                                 'lossbook.margin.largest': ('margin.html#largest', 'lossbook/margin.py'),
                                  'lossbook.margin.list_batch': ('margin.html#list_batch', 'lossbook/margin.py'),
                                  'lossbook.margin.list_net': ('margin.html#list_net', 'lossbook/margin.py'),
                                  'lossbook.margin.list_net_loss': ('margin.html#list_net_loss', 'lossbook/margin.py'),

@@ -133,8 +133,17 @@ class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
     "The distance of a pair, or a hinge on it for others (after Hadsell et al. 2006)"
     formula = r'x\ \text{for two of a kind, else}\ \max(0,\ m-x)'
 
+# %% ../nbs/40_margin.ipynb #09939de8
+def largest(x, axis=-1):
+    "The largest magnitude along an axis, to divide by before powers are taken; 1 where that is 0 or infinite"
+    big = x.detach().abs().amax(axis, keepdim=True)
+    return big.masked_fill((big==0) | (big==inf), 1.)
+
 # %% ../nbs/40_margin.ipynb #49f91ea1
-def unit(x, eps): return x/(x.square().sum(-1, keepdim=True) + eps).sqrt()
+def unit(x, eps):
+    big = largest(x).clamp(min=1.) # a constant that cancels
+    x = x/big
+    return x/(x.square().sum(-1, keepdim=True) + eps/big/big).sqrt()
 def cosine(a, b, eps=1e-12): return (unit(a, eps)*unit(b, eps)).sum(-1)
 
 # %% ../nbs/40_margin.ipynb #2139856c
@@ -171,9 +180,9 @@ class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
 # %% ../nbs/40_margin.ipynb #dcbe870e
 def p_norm(a, b, p=2., eps=1e-6):
     d = a-b+eps
-    same = (d==0).all(-1, keepdim=True)
-    norm = torch.linalg.vector_norm(d.masked_fill(same, 1.), p, -1)
-    return norm.masked_fill(same[...,0], 0.)
+    big,same = largest(d),(d==0).all(-1, keepdim=True)
+    norm = torch.linalg.vector_norm((d/big).masked_fill(same, 1.), p, -1)
+    return (norm*big[...,0]).masked_fill(same[...,0], 0.)
 
 # %% ../nbs/40_margin.ipynb #d2c6687c
 def triplet_margin_loss(
@@ -483,9 +492,10 @@ def distances(x, labels, far):
     on_device(labels, x, 'labels')
     same = labels[:,None]==labels
     with torch.no_grad():
-        if isinstance(far, partial):
-            d = torch.cdist(x, x, far.keywords['p'], 'donot_use_mm_for_euclid_dist')
-        else: d = torch.stack([far(o.expand_as(x), x) for o in x]) if N else x.new_zeros(0, 0)
+        # the p-norm takes many rows at a time
+        step = max(1, 2**20//max(1, x.numel())) if isinstance(far, partial) else 1
+        rows = [far(o if step>1 else o[0].expand_as(x), x) for o in x.unsqueeze(1).split(step)]
+        d = torch.cat(rows).reshape(N, N) if N else x.new_zeros(0, 0)
     return d,same & ~torch.eye(N, dtype=torch.bool, device=x.device),~same
 
 # %% ../nbs/40_margin.ipynb #b291b972

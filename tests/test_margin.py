@@ -200,7 +200,7 @@ def test_zero_vectors(dtype):
         assert v.item()==want and grad(v, x)[0].isfinite().all()
     same(cosine_embedding_loss(x, x, tensor([1.])).float(), 1.)
 
-@pytest.mark.parametrize('length', [1e-3,1.,1e5,1e15])
+@pytest.mark.parametrize('length', [1e-3,1.,1e5,1e15,1e20,1e30])
 def test_cosine_of_any_length(length):
     a,b = torch.randn(2, 6, 5)
     y = torch.ones(6)
@@ -217,6 +217,56 @@ def test_equal_embeddings(p, eps):
     assert g.isfinite().all() and h.isfinite().all()
     if eps: return
     same(g, -grad(torch.linalg.vector_norm(a, p, 1).mean(), a)[0])
+
+def scaled_norm(d, p):
+    "In float64, of differences of any size"
+    big = d.abs().amax(-1, keepdim=True)
+    return torch.linalg.vector_norm(d/big, p, -1)*big[...,0]
+
+@pytest.mark.parametrize('p', [1.,1.5,2.,3.,50.,400.,math.inf])
+@pytest.mark.parametrize('size', [1e-40,1e-30,1e-20,1e-3,1.,10.,1e10,1e30])
+def test_norm_of_any_size(p, size):
+    "No power leaves the range of float32: value, gradient and what a second difference of the gradient says"
+    torch.manual_seed(0)
+    a,b = torch.randn(2, 6, 5)*size
+    a.requires_grad_()
+    v = m.p_norm(a, b, p, 0.)
+    g, = grad(v.sum(), a, create_graph=True)
+    A = a.detach().double().requires_grad_()
+    w = scaled_norm(A-b.double(), p)
+    h, = grad(w.sum(), A, create_graph=True)
+    same(v.detach(), w.detach().float(), rtol=1e-5, atol=0.)
+    same(g.detach(), h.detach().float(), atol=1e-6*max(p, 10.) if p<math.inf else 1e-6)
+    if p==math.inf or not 1e-20<=size<=1e10: return
+    ones = torch.randn(6, 5)
+    second = [grad((o*ones.to(o.dtype)).sum(), x)[0] for o,x in ((g,a), (h,A))]
+    same(second[0]*size, (second[1]*size).float(), atol=1e-4*p, rtol=1e-3)
+
+@pytest.mark.parametrize('p', [3.,50.])
+@pytest.mark.parametrize('size', [1e-30,10.,1e10])
+@pytest.mark.parametrize('swap', [False,True])
+def test_triplets_of_any_size(p, size, swap):
+    torch.manual_seed(0)
+    three = [o.requires_grad_() for o in torch.randn(3, 6, 4)*size]
+    wide = [o.detach().double().requires_grad_() for o in three]
+    v,w = (triplet_margin_loss(*xs, size, p, 0., swap, 'none') for xs in (three, wide))
+    same(v.detach(), w.detach().float(), rtol=1e-4, atol=1e-5*size)
+    assert v.any()
+    for g,h in zip(grad(v.sum(), three), grad(w.sum(), wide)): same(g, h.float(), atol=1e-4)
+    d = scaled_norm(wide[0]-wide[1], p) # the formula itself
+    same((size + d - torch.minimum(*(scaled_norm(o-wide[2], p) for o in (wide[0], wide[swap])))).clamp(min=0).detach(), w.detach())
+
+def test_mined_triplets_of_a_high_power():
+    "Near pairs beside far ones: powers of their distances have no common range"
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(6, 4)*1e-3, torch.randn(6, 4)*100])
+    y = torch.arange(12)%3
+    for p in (1., 2., 50., math.inf):
+        d = m.distances(x, y, m.measure(None, p, 0.))[0]
+        u = x.double()
+        same(d, torch.stack([torch.linalg.vector_norm(u-o, p, -1) for o in u]).float(), rtol=1e-5, atol=0.)
+    for k in ('hard','semihard'): assert all(a.equal(b) for a,b in zip(mine_triplets(x, y, k, p=50.), mine_triplets(x.double(), y, k, p=50.)))
+    assert m.distances(torch.randn(700, 8), torch.zeros(700), m.measure(None))[0].shape==(700,700) # more than one block
 
 def test_half_is_float():
     for cls in ALL:
