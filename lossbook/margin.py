@@ -134,10 +134,11 @@ class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
     formula = r'x\ \text{for two of a kind, else}\ \max(0,\ m-x)'
 
 # %% ../nbs/40_margin.ipynb #09939de8
-def largest(x, axis=-1):
-    "The largest magnitude along an axis, to divide by before powers are taken; 1 where that is 0 or infinite"
+def largest(x, axis=-1, p=2.):
+    "The largest magnitude along an axis, to divide by before powers are taken; 1 where they stay in range without"
     big = x.detach().abs().amax(axis, keepdim=True)
-    return big.masked_fill((big==0) | (big==inf), 1.)
+    near = (big>1e-15) & (big<1e15) if p<=2 else False
+    return big.masked_fill((big==0) | (big==inf) | near, 1.)
 
 # %% ../nbs/40_margin.ipynb #49f91ea1
 def unit(x, eps):
@@ -180,7 +181,7 @@ class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
 # %% ../nbs/40_margin.ipynb #dcbe870e
 def p_norm(a, b, p=2., eps=1e-6):
     d = a-b+eps
-    big,same = largest(d),(d==0).all(-1, keepdim=True)
+    big,same = largest(d, p=p),(d==0).all(-1, keepdim=True)
     norm = torch.linalg.vector_norm((d/big).masked_fill(same, 1.), p, -1)
     return (norm*big[...,0]).masked_fill(same[...,0], 0.)
 
