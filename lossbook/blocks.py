@@ -22,7 +22,7 @@ from math import inf, prod
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from .core import (binary_batch, can_read, check_label, check_range, check_reduction,
-    check_weight, class_batch, column_factor, is_eager, is_zero, left_out, reduce, to_float)
+    check_weight, class_batch, column_factor, counted, is_eager, is_zero, left_out, reduce, to_float)
 
 # %% ../nbs/01_blocks.ipynb #8015ae05
 def safe_nll(
@@ -261,7 +261,7 @@ def binary_loss(
     label_smoothing=0., # share of the label moved to a half, in [0, 1]
     weight=None, # (C,) one factor per class that the mean does count; or a number
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for `weight`
     name:str='logits', # of the first argument, for messages
 )->Tensor: # () or (N, *) for 'none'; float32 for float16 and bfloat16 logits
@@ -269,11 +269,8 @@ def binary_loss(
     check_reduction(reduction)
     check_range(label_smoothing, 'label_smoothing', 0, 1)
     x,y = binary_batch(logits, target, name)
-    valid,out = None,left_out(sample_weight, x, x.shape[axis] if x.ndim>1 else None)
-    if ignore_index is not None:
-        check_range(ignore_index, 'ignore_index')
-        valid = y!=ignore_index
-    out = no_counts(valid, out)
+    valid = counted(y, ignore_index)
+    out = no_counts(valid, left_out(sample_weight, x, x.shape[axis] if x.ndim>1 else None))
     check_label(y, None if out is None else ~out)
     if out is not None: x,y = x.masked_fill(out, 0.),y.masked_fill(out, 0.)
     def smooth(y): return y if is_zero(label_smoothing) else y + label_smoothing*(.5-y)
@@ -288,8 +285,8 @@ def binary_loss(
     norm,w = valid,column_factor(weight, loss, axis)
     if valid is not None: loss = torch.where(valid, loss, 0.)
     if w is not None:
-        loss = loss*w
-        norm = torch.as_tensor(w, dtype=loss.dtype, device=loss.device).expand_as(loss) if norm is None else norm*w
+        loss,w = loss*w,torch.as_tensor(w, dtype=loss.dtype, device=loss.device).expand_as(loss)
+        norm = w if norm is None else norm*w
     return reduce(loss, reduction, sample_weight, norm)
 
 # %% ../nbs/01_blocks.ipynb #affb0339

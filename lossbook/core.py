@@ -152,7 +152,8 @@ def check_axis(axis, shape, name='logits'):
 
 def check_int(x, name):
     if isinstance(x, bool) or not isinstance(x, int) and not isinstance(x, numbers.Integral):
-        raise TypeError(f'{name} must be an integer, got {x!r}')
+        more = '; an unknown class is marked by an index, such as -100' if name=='ignore_index' else ''
+        raise TypeError(f'{name} must be an integer, got {x!r}{more}')
 
 # %% ../nbs/00_core.ipynb #ef20d278
 def check_weight(weight, like, name='weight'):
@@ -295,6 +296,14 @@ def check_label(y, keep=None, read=False):
     bad = (y<0) | (y>1)
     if keep is not None: bad = bad & keep
     if bad.any(): raise ValueError(f'target must be in [0, 1], got {y[bad][0].item():g}')
+
+# %% ../nbs/00_core.ipynb #5567c688
+def counted(y, ignore_index):
+    "Which labels count, those that are not `ignore_index`, a number or NaN; None for all"
+    if ignore_index is None: return None
+    if isinstance(ignore_index, float) and ignore_index!=ignore_index: return ~y.isnan()
+    check_range(ignore_index, 'ignore_index')
+    return y!=ignore_index
 
 # %% ../nbs/00_core.ipynb #5a7ce0e0
 class Examples:
@@ -561,8 +570,8 @@ class BinaryLoss(Loss):
         check_range(self.thresh, 'thresh', 0, 1)
 
     def check_values(self, pred, target, sample_weight=None):
-        y,keep = plain(target),None
-        if (i := getattr(self, 'ignore_index', None)) is not None: keep = y!=i
+        y = plain(target)
+        keep = counted(y, getattr(self, 'ignore_index', None))
         if sample_weight is not None:
             check_nonneg(sample_weight, 'sample_weight')
             counts = expand_weight(sample_weight, y.float())!=0
@@ -674,8 +683,9 @@ def check_made(loss):
     if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
 
 def wrapped(loss):
-    "A loss, then what it wraps: `OHEM`, `functools.partial` and fastai's losses hold another one"
-    if isinstance(loss, Loss): inner = getattr(loss, 'loss', None) if loss.func is None else None
+    "A loss, then what it wraps: `OHEM`, sums, `functools.partial` and fastai's losses hold another one"
+    if isinstance(loss, SumLoss): inner = loss.losses[0]
+    elif isinstance(loss, Loss): inner = getattr(loss, 'loss', None) if loss.func is None else None
     else: inner = getattr(loss, 'func', None)
     return [loss] if inner is None else [loss, *wrapped(inner)]
 
@@ -704,12 +714,35 @@ def check_others(loss, kind, pred, target):
     axis,ignored = first_attr(loss, 'axis', 1),first_attr(loss, 'ignore_index', -100)
     if kind and pred.ndim>1 and target.numel(): check_class_values(target, pred.shape[axis], axis, ignored)
 
-def check_finite(value, pred, name):
+def preds_of(pred): return [o for o in (pred if isinstance(pred, (tuple,list)) else [pred]) if isinstance(o, Tensor)]
+
+def unknown(xs, name):
+    "What to say of tensors that hold NaN; None of others"
+    n,total = sum(o.isnan().sum().item() for o in xs),sum(o.numel() for o in xs)
+    return f'{name} must be numbers, got nan in {n} of {total}' if n else None
+
+def unknown_target(loss, pred, target):
+    "What to say of the first target that holds NaN, and how to leave it out; None where there is none"
+    last = wrapped(loss)[-1]
+    names = inspect.signature(last.func or last.forward).parameters if isinstance(last, Loss) else {}
+    given = [*names][len(preds_of(pred)):] or ['target']
+    for i,o in enumerate(target):
+        if not isinstance(o, Tensor): continue
+        if (text := unknown([o], given[min(i, len(given)-1)])) is None: continue
+        ignored,by = names.get('ignore_index'),'leave'
+        if ignored and ignored.default is None: by = "ignore_index=float('nan') leaves"
+        elif 'sample_weight' in names: by = 'a sample_weight of 0 leaves'
+        return f'{text}; {by} them out'
+
+def check_known(xs, name, target):
+    "Raise if scores hold NaN, or say of a target that it does"
+    if text := unknown(xs, name):
+        raise ValueError(f'{text}; look for nan in the inputs and the weights of the network') from None
+    if target: raise ValueError(target) from None
+
+def check_finite(value, xs, name):
     "Raise if a loss is no number, and say so of the scores if they are none"
     if not isinstance(value, Tensor) or value.isfinite().all(): return
-    xs = [o for o in (pred if isinstance(pred, (tuple,list)) else [pred]) if isinstance(o, Tensor)]
-    n,total = sum(o.isnan().sum().item() for o in xs),sum(o.numel() for o in xs)
-    if n: raise ValueError(f'{name} must be numbers, got nan in {n} of {total}')
     if any((o==inf).any() for o in xs): raise ValueError(f'{name} must be finite, got inf')
     raise ValueError(f'the loss of a batch must be finite, got {value[~value.isfinite()][0].item()}')
 
@@ -745,11 +778,17 @@ def check_batch(
     check_made(loss)
     own,kind = isinstance(loss, Loss),inner_function(loss)
     usual = isinstance(pred, Tensor) and target and isinstance(target[0], Tensor)
-    # before the call, which on an accelerator a wrong index would not survive
-    if usual and not own: check_others(loss, kind, pred, target[0])
-    value = loss(pred, *target)
-    if own: loss.check_values(pred, *target)
-    check_finite(value, pred, pred_name(loss))
+    xs,name,lost = preds_of(pred),pred_name(loss),unknown_target(loss, pred, target)
+    try:
+        # before the call, which on an accelerator a wrong index would not survive
+        if usual and not own: check_others(loss, kind, pred, target[0])
+        value = loss(pred, *target)
+        if own: loss.check_values(pred, *target)
+    except ValueError as e:
+        if 'got nan' in str(e): check_known(xs, name, lost)
+        raise
+    if isinstance(value, Tensor) and value.isnan().any(): check_known(xs, name, lost)
+    check_finite(value, xs, name)
     if not (usual and pred.numel()): return
-    text = likely_mistake(pred, target[0], pred_name(loss), kind, first_attr(loss, 'axis', 1))
+    text = likely_mistake(pred, target[0], name, kind, first_attr(loss, 'axis', 1))
     if text: warnings.warn(text, stacklevel=2)

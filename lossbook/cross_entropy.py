@@ -22,7 +22,7 @@ from functools import partial
 from math import inf
 from torch import Tensor
 from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis
-from .core import column_factor, expand_weight, reduce, to_float
+from .core import column_factor, counted, expand_weight, reduce, to_float
 from .blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
 
 # %% ../nbs/10_cross_entropy.ipynb #440b2b32
@@ -92,7 +92,7 @@ def bce_loss_with_logits(
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     pos_weight:float|Tensor|Sequence|None=None, # factor >= 0 for the part that is 1; or (C,)
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for what is (C,)
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy from scores (Goodfellow et al. 2016, section 6.2.2.2)"
@@ -123,7 +123,7 @@ def bce_loss(
     *,
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for `weight`
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "`bce_loss_with_logits` for a prediction that is already a probability"
@@ -150,16 +150,20 @@ def multi_label_soft_margin_loss_with_logits(
     *,
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
+    ignore_index:float|None=None, # a value of the target, or nan, that marks labels to leave out
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy averaged over the labels of an example"
     x,y = binary_batch(logits, target)
     axis = check_axis(axis, tuple(x.shape))
+    valid = counted(y, ignore_index)
+    n = x.shape[axis] if valid is None else valid.sum(axis).clamp(min=1)
     def by_example(loss, norm):
-        counts = None if norm is None else norm.mean(axis)
-        return reduce(loss.mean(axis), reduction, norm=counts)
+        counts = None if norm is None else norm.sum(axis)/n
+        return reduce(loss.sum(axis)/n, reduction, norm=counts)
     return binary_loss(x, y, bce, by_example, weight=weight, axis=axis,
-        sample_weight=item_weight(sample_weight, x, axis))
+        sample_weight=item_weight(sample_weight, x, axis),
+        ignore_index=ignore_index)
 
 # %% ../nbs/10_cross_entropy.ipynb #38f57bdc
 class MultiLabelSoftMarginLoss(BinaryLoss, of=multi_label_soft_margin_loss_with_logits,
