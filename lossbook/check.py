@@ -1052,7 +1052,7 @@ def check_threads(case):
     def look(when='while it runs'):
         for old,new in zip(state, words_of(case.loss)):
             for k in old:
-                if (v := new.get(k))==old[k]: continue
+                if (v := new.get(k)) is old[k] or v==old[k]: continue # NaN is no equal of itself
                 raise AssertionError(f'a call sets {k}={v!r} {when}, where it was {old[k]!r}')
     with Watch(look): case(bs[0])
     wants = [case.grad(b) for b in bs]

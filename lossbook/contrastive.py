@@ -28,7 +28,7 @@ from .core import check_reduction, check_scores, check_tensors, expand_weight
 from .core import is_eager, left_out, on_device, plain, reduce, to_float
 from .core import warn_untrained, without_target
 from .blocks import is_learned, reduce_once
-from .margin import PairLoss, embeddings, p_norm, pairwise, sign_loss, some_signs
+from .margin import PairLoss, embeddings, largest, p_norm, pairwise, sign_loss, some_signs
 
 # %% ../nbs/41_contrastive.ipynb #b20c04ed
 def contrastive(d, y, margin): return .5*(y*d**2 + (1-y)*(margin-d).clamp(min=0)**2)
@@ -65,6 +65,7 @@ def info_nce(s, y): return s.logsumexp(1) - picked(s, y)
 
 # %% ../nbs/41_contrastive.ipynb #b3c62f56
 def unit(x):
+    x = x/largest(x) # a constant that cancels, so that no square overflows
     n = x.square().sum(-1, keepdim=True)
     return x/n.masked_fill(n==0, 1.).sqrt() # zeros have no direction, and stay
 
@@ -788,9 +789,11 @@ class Pairs:
 
 def lengths(x):
     "Unit vectors, and by what they were multiplied"
+    big = largest(x)
+    x = x/big
     n = x.square().sum(1, keepdim=True)
     n = n.masked_fill_(n==0, 1.).rsqrt_()
-    return x*n,n
+    return x*n,(n/big).clamp(max=torch.finfo(x.dtype).max)
 
 class Scored(torch.autograd.Function):
     "The values of `Pairs`, or their sum times factors; the scores are made again, or not needed, in the backward pass"
@@ -887,7 +890,9 @@ def standard(x, eps):
     "Features with mean 0 and variance 1 over the batch"
     if not x.shape[0]: return x
     x = x - x.mean(0)
-    return x/(x.square().mean(0) + eps).sqrt()
+    big = largest(x, 0).clamp(min=1.)
+    x = x/big
+    return x/(x.square().mean(0) + eps/big/big).sqrt()
 
 def vicreg_parts(x, spread, eps):
     "By how much the features of one view vary too little, and their squared covariances"

@@ -12,8 +12,7 @@ better losses."""
 
 # %% auto #0
 __all__ = ['cross_entropy_with_logits', 'CrossEntropyLoss', 'nll_loss', 'NLLLoss', 'bce_loss_with_logits', 'BCEWithLogitsLoss',
-           'bce_loss', 'BCELoss', 'multi_label_soft_margin_loss_with_logits', 'MultiLabelSoftMarginLoss',
-           'kl_div_with_logits', 'KLDivWithLogitsLoss']
+           'bce_loss', 'BCELoss', 'MultiLabelSoftMarginLoss', 'kl_div_with_logits', 'KLDivWithLogitsLoss']
 
 # %% ../nbs/10_cross_entropy.ipynb #a4442fd4
 import torch, torch.nn.functional as F
@@ -21,9 +20,14 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 from torch import Tensor
-from .core import BinaryLoss, ClassLoss, binary_batch, check_axis
-from .core import check_unit, column_factor, expand_weight, reduce, to_float
-from .blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
+<<<<<<< /tmp/tmp4ypp5cc1.t
+from lossbook.core import BinaryLoss, ClassLoss, binary_batch, check_axis
+from lossbook.core import check_unit, column_factor, expand_weight, reduce, to_float
+=======
+from lossbook.core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis
+from lossbook.core import column_factor, counted, expand_weight, reduce, to_float
+>>>>>>> /tmp/tmpdat9omht.t
+from lossbook.blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
 
 # %% ../nbs/10_cross_entropy.ipynb #440b2b32
 def cross_entropy_with_logits(
@@ -92,7 +96,7 @@ def bce_loss_with_logits(
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     pos_weight:float|Tensor|Sequence|None=None, # factor >= 0 for the part that is 1; or (C,)
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for what is (C,)
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy from scores (Goodfellow et al. 2016, section 6.2.2.2)"
@@ -123,7 +127,7 @@ def bce_loss(
     *,
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for `weight`
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "`bce_loss_with_logits` for a prediction that is already a probability"
@@ -150,16 +154,27 @@ def multi_label_soft_margin_loss_with_logits(
     *,
     weight:float|Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
+    ignore_index:float|None=None, # a value of the target, or nan, that marks labels to leave out
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy averaged over the labels of an example"
     x,_ = binary_batch(logits, target)
     axis = check_axis(axis, tuple(x.shape))
+    valid = counted(y, ignore_index)
+    n = x.shape[axis] if valid is None else valid.sum(axis).clamp(min=1)
     def by_example(loss, norm):
+<<<<<<< /tmp/tmpw1vzlwyx.t
         counts = None if norm is None else norm.mean(axis)
         return reduce(loss.mean(axis), reduction, norm=counts)
     return binary_loss(x, target, bce, by_example, weight=weight, axis=axis,
         sample_weight=item_weight(sample_weight, x, axis))
+=======
+        counts = None if norm is None else norm.sum(axis)/n
+        return reduce(loss.sum(axis)/n, reduction, norm=counts)
+    return binary_loss(x, y, bce, by_example, weight=weight, axis=axis,
+        sample_weight=item_weight(sample_weight, x, axis),
+        ignore_index=ignore_index)
+>>>>>>> /tmp/tmpaoan70n5.t
 
 # %% ../nbs/10_cross_entropy.ipynb #38f57bdc
 class MultiLabelSoftMarginLoss(BinaryLoss, of=multi_label_soft_margin_loss_with_logits,

@@ -41,7 +41,7 @@ def binary_focal_loss_with_logits(
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     pos_weight:float|Tensor|Sequence|None=None, # factor >= 0 on the ones; or (C,)
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for what is (C,)
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Focal loss of independent labels (Lin et al. 2017, eq. 5)"
@@ -119,7 +119,7 @@ def asymmetric_loss_with_logits(
     *,
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0, one per class
     sample_weight:Tensor|None=None, # (N,) or (N, *) factors >= 0, or a mask of bools
-    ignore_index:float|None=None, # a value of the target that marks items to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks items to leave out
     axis:int=1, # the axis of the classes, for `weight`
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Asymmetric loss of independent labels (Ridnik et al. 2021)"

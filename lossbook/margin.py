@@ -133,8 +133,18 @@ class HingeEmbeddingLoss(SignLoss, of=hinge_embedding_loss):
     "The distance of a pair, or a hinge on it for others (after Hadsell et al. 2006)"
     formula = r'x\ \text{for two of a kind, else}\ \max(0,\ m-x)'
 
+# %% ../nbs/40_margin.ipynb #09939de8
+def largest(x, axis=-1, p=2.):
+    "The largest magnitude along an axis, to divide by before powers are taken; 1 where they stay in range without"
+    big = x.detach().abs().amax(axis, keepdim=True)
+    near = (big>1e-15) & (big<1e15) if p<=2 else False
+    return big.masked_fill((big==0) | (big==inf) | near, 1.)
+
 # %% ../nbs/40_margin.ipynb #49f91ea1
-def unit(x, eps): return x/(x.square().sum(-1, keepdim=True) + eps).sqrt()
+def unit(x, eps):
+    big = largest(x).clamp(min=1.) # a constant that cancels
+    x = x/big
+    return x/(x.square().sum(-1, keepdim=True) + eps/big/big).sqrt()
 def cosine(a, b, eps=1e-12): return (unit(a, eps)*unit(b, eps)).sum(-1)
 
 # %% ../nbs/40_margin.ipynb #2139856c
@@ -171,9 +181,9 @@ class CosineEmbeddingLoss(PairLoss, of=cosine_embedding_loss):
 # %% ../nbs/40_margin.ipynb #dcbe870e
 def p_norm(a, b, p=2., eps=1e-6):
     d = a-b+eps
-    same = (d==0).all(-1, keepdim=True)
-    norm = torch.linalg.vector_norm(d.masked_fill(same, 1.), p, -1)
-    return norm.masked_fill(same[...,0], 0.)
+    big,same = largest(d, p=p),(d==0).all(-1, keepdim=True)
+    norm = torch.linalg.vector_norm((d/big).masked_fill(same, 1.), p, -1)
+    return (norm*big[...,0]).masked_fill(same[...,0], 0.)
 
 # %% ../nbs/40_margin.ipynb #d2c6687c
 def triplet_margin_loss(
@@ -359,12 +369,19 @@ class ListNetLoss(ListLoss, of=list_net_loss):
     formula = r'-\sum_i\operatorname{softmax}(r)_i\,\log\operatorname{softmax}(s)_i'
 
 # %% ../nbs/40_margin.ipynb #651e0373
-def at_place(place, k=None):
-    "What an item counts at its place"
-    d = 1/torch.log2(place+2.)
+def discounts(like, k=None):
+    "What an item counts at each place, (L,)"
+    place = torch.arange(like.shape[1], dtype=like.dtype, device=like.device)
+    d = 1/torch.log2(place+2)
     return d if k is None else d*(place<k)
 
-def gain(r): return torch.expm1(r*math.log(2))
+def gain(r):
+    "2^r - 1; where it would overflow, a whole list is divided by one power of 2"
+    most = r.amax(1, keepdim=True) if r.shape[1] else 0*r
+    r = (r - (most-100).clamp(min=0)).clamp(min=0)
+    return torch.expm1(r*math.log(2))
+
+def best_sum(g, k): return (g.sort(dim=1, descending=True)[0]*discounts(g, k)).sum(1)
 
 # %% ../nbs/40_margin.ipynb #c36ec308
 def ndcg(
@@ -373,20 +390,28 @@ def ndcg(
     k:int|None=None, # only the first `k` places count
     *,
     mask:Tensor|None=None, # (N, L) bools, or 0 and 1: which items there are
-)->Tensor: # (N,) in [0, 1]; 0 where nothing is relevant
+)->Tensor: # (N,) in [0, 1]; 0 where nothing is relevant, the mean over the orders of tied items
     "Normalised discounted cumulative gain of rankings (Järvelin and Kekäläinen 2002)"
     check_k(k)
     s,r,mask,keep = list_batch(scores, target, mask, relevance=True)
-    got,best = ((gain(r)*mask*at_place(places(o, mask), k)).sum(1) for o in (s,r))
-    return torch.where(keep & (best>0), got/best.clamp(min=1e-30), 0.)
+    order,tie = by_score(s, mask)
+    g = gain(r)*mask
+    shared = of_ties(discounts(s, k).expand_as(s), tie)
+    got,best = (g.gather(1, order)*shared).sum(1),best_sum(g, k)
+    got = got.masked_fill(s.isnan().any(1), torch.nan) # which have no order
+    return torch.where(keep & (best>0), (got/(best + (best==0))).clamp(max=1.), 0.)
 
 # %% ../nbs/40_margin.ipynb #d6fcb4b9
 def swap_changes(s, r, mask, k=None):
     "By how much the measure changes if two items change places, (N, L, L)"
-    g,d = gain(r)*mask,at_place(places(s, mask), k)*mask
-    best = (g*at_place(places(r, mask), k)).sum(1).clamp(min=1e-30)
+    order,tie = by_score(s, mask)
+    d,g = discounts(s, k).expand_as(s),gain(r)*mask
+    # in their own order again: ties, mean discounts, and the mean gap of two that are tied
+    tie,mean,within = (o.scatter(1, order, o) for o in (tie, of_ties(d, tie), tied_gaps(d, tie)))
     def gaps(o): return (o.unsqueeze(2)-o.unsqueeze(1)).abs()
-    return gaps(g)*gaps(d)*(mask.unsqueeze(2) & mask.unsqueeze(1))/best[:,None,None]
+    change = torch.where(tie.unsqueeze(2)==tie.unsqueeze(1), within.unsqueeze(2), gaps(mean))
+    both,best = mask.unsqueeze(2) & mask.unsqueeze(1),best_sum(g, k)
+    return gaps(g)*change*both/(best + (best==0))[:,None,None]
 
 # %% ../nbs/40_margin.ipynb #6bbf416d
 def lambda_rank(s, r, change, sigma):
@@ -484,9 +509,10 @@ def distances(x, labels, far):
     on_device(labels, x, 'labels')
     same = labels[:,None]==labels
     with torch.no_grad():
-        if isinstance(far, partial):
-            d = torch.cdist(x, x, far.keywords['p'], 'donot_use_mm_for_euclid_dist')
-        else: d = torch.stack([far(o.expand_as(x), x) for o in x]) if N else x.new_zeros(0, 0)
+        # the p-norm takes many rows at a time
+        step = max(1, 2**20//max(1, x.numel())) if isinstance(far, partial) else 1
+        rows = [far(o if step>1 else o[0].expand_as(x), x) for o in x.unsqueeze(1).split(step)]
+        d = torch.cat(rows).reshape(N, N) if N else x.new_zeros(0, 0)
     return d,same & ~torch.eye(N, dtype=torch.bool, device=x.device),~same
 
 # %% ../nbs/40_margin.ipynb #b291b972
@@ -598,10 +624,26 @@ def check_mask(mask, s):
     on_device(mask, s, 'mask')
     return mask!=0
 
-def places(s, mask):
-    "The place of each item, from 0, by descending scores; items that do not exist come last"
-    order = s.masked_fill(~mask, -inf).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(1).to(s.dtype)
+def by_score(s, mask):
+    "The items by descending scores (N, L), and for each place the number of its tie; items that do not exist come last"
+    low = torch.finfo(s.dtype).min
+    s,order = s.clamp(min=low).masked_fill(~mask, -inf).sort(dim=1, descending=True, stable=True)
+    new = s!=s.roll(1, 1)
+    return order,new.cumsum(1)-new[:,:1].long()
+
+def of_ties(x, tie):
+    "The mean of `x` (N, L) over the places of each tie"
+    total,n = (torch.zeros_like(x).scatter_add(1, tie, o) for o in (x, torch.ones_like(x)))
+    return (total/n.clamp(min=1)).gather(1, tie)
+
+def tied_gaps(d, tie):
+    "The mean of |d_i - d_j| over two places of a tie, from discounts that fall"
+    ones = torch.ones_like(d)
+    n = torch.zeros_like(d).scatter_add(1, tie, ones).gather(1, tie)
+    at = torch.arange(d.shape[1], device=d.device).expand_as(tie)
+    first = torch.full_like(tie, d.shape[1]).scatter_reduce(1, tie, at, 'amin').gather(1, tie)
+    within = at-first # the place within its tie
+    return 2*of_ties((n-1-2*within)*d, tie)/(n-1).clamp(min=1)
 
 # %% ../nbs/40_margin.ipynb #dd2ef100
 @derivative_of(ranking)

@@ -20,10 +20,15 @@ __all__ = ['dice_loss_with_logits', 'DiceLoss', 'binary_dice_loss_with_logits', 
 import numpy as np, torch
 from collections.abc import Sequence, Set
 from torch import Tensor
-from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
-from .core import check_range, check_reduction, check_unit, check_weight
-from .core import class_batch, expand_weight, left_out, numbers_of, reduce, to_float
-from .blocks import needs_formula, no_counts, one_hot, shielded
+from lossbook.core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
+<<<<<<< /tmp/tmpdsep330k.t
+from lossbook.core import check_range, check_reduction, check_unit, check_weight
+from lossbook.core import class_batch, expand_weight, left_out, numbers_of, reduce, to_float
+=======
+from lossbook.core import check_label, check_range, check_reduction, check_weight
+from lossbook.core import class_batch, counted, expand_weight, left_out, reduce, to_float
+>>>>>>> /tmp/tmp813fl9o9.t
+from lossbook.blocks import needs_formula, no_counts, one_hot, shielded
 
 # %% ../nbs/17_segmentation.ipynb #dd2cc186
 def areas(p, y, w=None, squared=False):
@@ -103,7 +108,7 @@ def binary_dice_loss_with_logits(
     classes:Sequence|None=None, # the masks that count, by default all
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0 for the mean over masks
     sample_weight:Tensor|None=None, # (N,) factors >= 0 of images, or (N, C, *) of pixels
-    ignore_index:float|None=None, # a value of the target that marks pixels to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks pixels to leave out
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "1 - Dice coefficient of masks that may overlap (Milletari et al. 2016, section 3)"
@@ -158,7 +163,7 @@ def binary_jaccard_loss_with_logits(
     classes:Sequence|None=None, # the masks that count, by default all
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0 for the mean over masks
     sample_weight:Tensor|None=None, # (N,) factors >= 0 of images, or (N, C, *) of pixels
-    ignore_index:float|None=None, # a value of the target that marks pixels to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks pixels to leave out
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "1 - Jaccard index of masks that may overlap (Jaccard 1912)"
@@ -219,7 +224,7 @@ def binary_tversky_loss_with_logits(
     classes:Sequence|None=None, # the masks that count, by default all
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0 for the mean over masks
     sample_weight:Tensor|None=None, # (N,) factors >= 0 of images, or (N, C, *) of pixels
-    ignore_index:float|None=None, # a value of the target that marks pixels to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks pixels to leave out
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "1 - Tversky index of masks that may overlap (Salehi et al. 2017)"
@@ -283,7 +288,7 @@ def binary_focal_tversky_loss_with_logits(
     classes:Sequence|None=None, # the masks that count, by default all
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0 for the mean over masks
     sample_weight:Tensor|None=None, # (N,) factors >= 0 of images, or (N, C, *) of pixels
-    ignore_index:float|None=None, # a value of the target that marks pixels to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks pixels to leave out
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "A root of the Tversky loss of masks that may overlap (Abraham and Khan 2018)"
@@ -351,7 +356,7 @@ def binary_lovasz_loss_with_logits(
     classes:Sequence|None=None, # the masks that count, by default all
     weight:Tensor|Sequence|None=None, # (C,) factors >= 0 for the mean over masks
     sample_weight:Tensor|None=None, # (N,) factors >= 0 of images, or (N, C, *) of pixels
-    ignore_index:float|None=None, # a value of the target that marks pixels to leave out
+    ignore_index:float|None=None, # a value of the target, or nan, that marks pixels to leave out
     axis:int|None=1, # the axis of the masks; None: one mask per image, (N, *)
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "The Lovász hinge of masks that may overlap (Berman et al. 2018)"
@@ -416,10 +421,7 @@ def binary_masks(logits, target, value, reduction, *, sample_weight=None, ignore
     check_reduction(reduction)
     x,y = binary_batch(logits, target)
     if axis is not None: axis = check_axis(axis, tuple(x.shape))
-    valid = None
-    if ignore_index is not None:
-        check_range(ignore_index, 'ignore_index')
-        valid = y!=ignore_index
+    valid = counted(y, ignore_index)
     out,w,image = shares(x, valid, sample_weight, how['per_image'], x.shape[1] if x.ndim>1 else None)
     check_unit(y, 'target', None if out is None else ~out, dtype=target.dtype)
     x = to_float(x)

@@ -1,5 +1,6 @@
 "The losses of the chapter on contrast: slow loops, peers, extremes, blocks, what is kept, other processes, refusals"
 import importlib.util, math, pickle, processes, pytest, torch, torch.nn.functional as F
+from copy import deepcopy
 from functools import partial
 from torch import nn, tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
@@ -452,6 +453,29 @@ def test_learned_numbers_are_shown_short():
     loss = CLIPLoss()
     assert 'temperature=0.07,' in repr(loss) and repr(loss.with_params(soft_targets=True)).startswith('CLIPLoss(temperature=0.07,')
     assert 'bias=-10.0,' in repr(SigLIPLoss())
+
+@each
+@pytest.mark.parametrize('size', [1e-30,1e-20,1e20,1e30])
+def test_embeddings_of_any_length(name, size):
+    "Only directions count, and no square leaves the range of float32"
+    f,preds,rest = batch(name, 6, dtype=torch.float)
+    if name=='contrastive': f = f.with_params(margin=size, eps=0.)
+    torch.manual_seed(0)
+    preds = [(torch.randn_like(o)*size).requires_grad_() for o in preds]
+    wide = [o.detach().double().requires_grad_() for o in preds]
+    v = f.reduced('none', *preds, *rest)
+    w = deepcopy(f).double().reduced('none', *wide, *rest)
+    if name=='contrastive': # squared distances are out of range themselves
+        p = [c.p_norm(*xs, eps=0.) for xs in (preds, wide)]
+        return same(p[0].detach(), p[1].detach().float(), rtol=1e-5, atol=0.)
+    same(v.detach(), w.detach().float(), atol=1e-4)
+    for g,h in zip(grad(f.reduced('sum', *preds, *rest), preds), grad(w.sum(), wide)): same(g*size, (h*size).float(), atol=1e-3)
+
+@pytest.mark.parametrize('size', [1e20,1e30])
+def test_features_of_any_size(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 4)*size
+    same(barlow_twins(*x), barlow_twins(*x.double()).float(), 1e-5, 1e-5)
 
 # two batches whose features are compared
 

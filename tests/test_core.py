@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from functools import partial
 from pathlib import Path
 from torch import nn
-from lossbook.check import loss_classes
+from lossbook.check import check_loss, loss_classes
 from lossbook.core import BinaryLoss, ClassLoss, check_batch
 from lossbook.focal import OHEM
 fl = pytest.importorskip('fastai.losses')
@@ -104,6 +104,114 @@ def test_values_of_others(batch):
 def test_values_that_are_no_tensor(batch):
     "A loss may give anything, such as a pair"
     quiet(lambda p,y: (F.cross_entropy(p, y),len(y)), *batch)
+
+# labels that are unknown
+
+def nans(name): return {k: o for k,o in loss_classes().items() if (p := inspect.signature(o).parameters.get(name)) and p.default is None}
+marking = pytest.mark.parametrize('name', nans('ignore_index'))
+
+def labels(shape, dtype=torch.double):
+    g = torch.Generator().manual_seed(1)
+    x,y = torch.randn(shape, generator=g).to(dtype),torch.randint(2, shape, generator=g).to(dtype)
+    out = torch.rand(shape, generator=g)<.3
+    out[1] = True # of one example nothing is known
+    return x,y,out
+
+def scored(f, x): return (x.sigmoid() if 'BCELoss' in type(f).__name__ else x).detach().requires_grad_()
+
+def test_losses_mark_labels(): assert len(nans('ignore_index'))>=9
+
+@marking
+@pytest.mark.parametrize('dtype', [torch.half,torch.bfloat16,torch.float,torch.double])
+@pytest.mark.parametrize('reduction', ['mean','sum','none'])
+@pytest.mark.parametrize('shape', [(5,3),(5,3,2,2)], ids=str)
+def test_labels_that_are_nan(name, dtype, reduction, shape):
+    "NaN is left out as a number is: from value, mean, weights and gradient"
+    x,y,out = labels(shape, dtype)
+    for params in ({}, dict(weight=[1.,2.,.5])):
+        f,g = (ours[name](reduction=reduction, ignore_index=i, **params) for i in (float('nan'),-1.))
+        for w in (None, torch.tensor([1.,2.,0.,.5,1.])):
+            xs,kw = [scored(f, x) for _ in range(2)],{} if w is None else dict(sample_weight=w)
+            a,b = f(xs[0], y.masked_fill(out, torch.nan), **kw),g(xs[1], y.masked_fill(out, -1), **kw)
+            assert a.isfinite().all() and a.equal(b)
+            ga,gb = (torch.autograd.grad(v.sum(), z)[0] for v,z in zip((a,b), xs))
+            assert ga.isfinite().all() and ga.equal(gb) and not ga[out].any()
+            if reduction=='none': assert not a[1].any()
+        check_batch(f, xs[0], y.masked_fill(out, torch.nan))
+        assert f(xs[0], y*torch.nan).eq(0).all() # nothing counts
+
+@marking
+def test_contract_with_nan(name):
+    f = ours[name](ignore_index=float('nan'))
+    assert 'ignore_index=nan' in repr(f)
+    rep = check_loss(f, skip=dict(recompiles='slow'))
+    assert rep.ok, rep
+
+def test_rows_of_known_labels():
+    "The multi-label soft margin of a row is that of its known labels, and PyTorch's where all are known"
+    cls = ours['MultiLabelSoftMarginLoss']
+    x,y,out = labels((5,3))
+    f = cls(reduction='none', ignore_index=float('nan'))
+    want = [F.binary_cross_entropy_with_logits(a[~o], b[~o]) if (~o).any() else a.sum()*0 for a,b,o in zip(x, y, out)]
+    got = f(x, y.masked_fill(out, torch.nan))
+    torch.testing.assert_close(got, torch.stack(want))
+    torch.testing.assert_close(cls(ignore_index=float('nan'))(x, y.masked_fill(out, torch.nan)), got[(~out).any(1)].mean())
+    torch.testing.assert_close(f(x, y), F.multilabel_soft_margin_loss(x, y, reduction='none'))
+    assert [*inspect.signature(cls).parameters][:2]==[*inspect.signature(nn.MultiLabelSoftMarginLoss).parameters][:1]+['reduction']
+    assert inspect.signature(cls).parameters['ignore_index'].kind==inspect.Parameter.KEYWORD_ONLY
+
+@pytest.mark.parametrize('name', [k for k,o in loss_classes().items() if isinstance(getattr(o(), 'ignore_index', None), int)])
+def test_classes_are_never_nan(name):
+    with pytest.raises(TypeError, match='ignore_index must be an integer, got nan; an unknown class is marked by an index, such as -100'):
+        ours[name](ignore_index=float('nan'))
+
+def with_nan(t):
+    t = t.detach().clone().float() if not t.is_floating_point() else t.detach().clone()
+    t.flatten()[:2] = torch.nan
+    return t
+
+@pytest.mark.parametrize('name', loss_classes())
+def test_nan_in_a_target_is_named(name):
+    "How many, and what leaves them out, which it does"
+    torch.manual_seed(0)
+    f = ours[name]()
+    b = f.example(6)
+    n = getattr(f, 'n_preds', None) or 1
+    if type(f).__name__ in ('CLIPLoss','InfoNCELoss','SigLIPLoss','TripletMarginLoss'): n = len(b)
+    for i in range(n, len(b)):
+        if not b[i].is_floating_point(): continue
+        bad = [with_nan(o) if i==j else o for j,o in enumerate(b)]
+        cure = "ignore_index=float('nan') leaves" if 'ignore_index' in f.names and isinstance(f, BinaryLoss) else 'a sample_weight of 0 leaves'
+        with pytest.raises(ValueError, match=re.escape(f'must be numbers, got nan in 2 of {b[i].numel()}; {cure} them out')): check_batch(f, *bad)
+        if 'ignore_index' in cure: check_batch(f.with_params(ignore_index=float('nan')), *bad)
+        w = (~bad[i].isnan().flatten(1).any(1)).float() if bad[i].ndim>1 else (~bad[i].isnan()).float()
+        xs = [o.detach().requires_grad_() for o in bad[:n]]
+        v = f(*xs, *bad[n:], sample_weight=w)
+        assert v.isfinite() and all(g.isfinite().all() for g in torch.autograd.grad(v, xs))
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), F.l1_loss, nn.BCEWithLogitsLoss(), nn.CrossEntropyLoss()], ids=name)
+def test_nan_in_a_target_of_others(loss):
+    with pytest.raises(ValueError, match='target must be numbers, got nan in 2 of 12; leave them out'):
+        check_batch(loss, torch.zeros(3, 4), with_nan(torch.full((3,4), .25)))
+
+def test_nan_in_wrapped_losses():
+    bce = ours['BCEWithLogitsLoss']
+    x,y,out = labels((5,3))
+    y = y.masked_fill(out, torch.nan)
+    for f in (OHEM(bce()), 2*bce()+bce()):
+        with pytest.raises(ValueError, match=rf"target must be numbers, got nan in {out.sum()} of 15; ignore_index=float\('nan'\) leaves"): check_batch(f, x, y)
+        with pytest.raises(ValueError, match='logits must be numbers, got nan in 15 of 15; look for nan in the inputs'): check_batch(f, x*torch.nan, y)
+    for make in (OHEM, lambda f: 2*f+f): check_batch(make(bce(ignore_index=float('nan'))), x, y)
+    with pytest.raises(ValueError, match='logits must have|target must have the shape'): check_batch(bce(), x, y[:,:2]) # the shape comes first
+
+def test_check_batch_of_a_learner_names_nan():
+    from fastai.basics import DataLoaders, Learner
+    from lossbook.learner import CheckBatch
+    rows = [(torch.randn(3), torch.tensor([1.,float('nan'),0.])) for _ in range(4)]
+    learn = Learner(DataLoaders.from_dsets(rows, rows, bs=4, device='cpu'), nn.Linear(3,3), ours['BCEWithLogitsLoss'](), cbs=CheckBatch())
+    with learn.no_logging(), pytest.raises(ValueError, match="target must be numbers, got nan in 4 of 12; ignore_index"): learn.fit(1)
+    learn.loss_func = ours['BCEWithLogitsLoss'](ignore_index=float('nan'))
+    with learn.no_logging(): learn.fit(1)
 
 # what was meant otherwise
 

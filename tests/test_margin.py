@@ -66,6 +66,90 @@ def lambdas(s, r, f):
         t[i],t[j] = s[j],s[i]
         yield abs(dcg(s, r, f.k)-dcg(t, r, f.k))/best*math.log(1+math.exp(-f.sigma*(s[i]-s[j])))
 
+# ties
+
+def tied_lists(n, L, masked, seed=0):
+    "Scores and relevances with ties in both, and which items there are, at least two"
+    torch.manual_seed(seed)
+    s,r = torch.randint(3, (n,L)).double(),torch.randint(4, (n,L)).double()
+    mask = torch.rand(n, L)<(.7 if masked else 2.)
+    mask[:,:2] = True
+    return s.where(mask, torch.randn(n, L).double()*9),r.where(mask, 7.),mask
+
+def orders(s):
+    "All orders of descending scores"
+    return [o for o in itertools.permutations(range(len(s))) if all(s[a]>=s[b] for a,b in zip(o, o[1:]))]
+
+@pytest.mark.parametrize('k', [None,1,2,4])
+@pytest.mark.parametrize('masked', [False,True])
+def test_tied_items_have_the_mean_of_their_orders(k, masked):
+    "The measure, and the loss that its changes weigh"
+    s,r,mask = tied_lists(12, 5, masked)
+    got,loss = ndcg(s, r, k, mask=mask),lambda_rank_loss(s, r, 1.5, k, 'none', mask=mask)
+    for i in range(12):
+        a,b = s[i][mask[i]].tolist(),r[i][mask[i]].tolist()
+        ranks = [{j: -n for n,j in enumerate(o)} for o in orders(a)]
+        ranks = [[d[j] for j in range(len(a))] for d in ranks] # other scores, without ties, for each order
+        best = dcg(b, b, k)
+        if best==0:
+            assert got[i]==0 and loss[i]==0
+            continue
+        same(got[i], sum(dcg(o, b, k) for o in ranks)/len(ranks)/best, 1e-12, 1e-12)
+        def weights(o): # by the places that an order gives
+            for p,q in itertools.permutations(range(len(a)), 2):
+                if b[p]<=b[q]: continue
+                t = list(o)
+                t[p],t[q] = o[q],o[p]
+                yield abs(dcg(o, b, k)-dcg(t, b, k))/best*math.log(1+math.exp(-1.5*(a[p]-a[q])))
+        same(loss[i], sum(sum(weights(o)) for o in ranks)/len(ranks), 1e-12, 1e-12)
+
+@pytest.mark.parametrize('k', [None,1,3,10])
+@pytest.mark.parametrize('L', [2,7,50])
+def test_ndcg_of_scikit_learn(k, L):
+    metrics = pytest.importorskip('sklearn.metrics')
+    for masked in (False,True):
+        s,r,mask = tied_lists(20, L, masked, L)
+        got = ndcg(s, r, k, mask=mask)
+        for i in range(20):
+            a,b = s[i][mask[i]],r[i][mask[i]]
+            same(got[i], metrics.ndcg_score([2**b.numpy()-1], [a.numpy()], k=k, ignore_ties=False), 1e-12, 1e-12)
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('masked', [False,True])
+def test_the_order_of_the_items_says_nothing(dtype, masked):
+    s,r,mask = tied_lists(8, 9, masked)
+    s,r = s.to(dtype),r.to(dtype)
+    i = torch.randperm(9)
+    for k in (None,2):
+        same(ndcg(s, r, k, mask=mask), ndcg(s[:,i], r[:,i], k, mask=mask[:,i]))
+        for f in (LambdaRankLoss(k=k, reduction='none'), ListNetLoss('none')):
+            x,z = s.clone().requires_grad_(),s[:,i].clone().requires_grad_()
+            v,w = f(x, r, mask),f(z, r[:,i], mask[:,i])
+            same(v, w)
+            same(grad(v.sum(), x)[0][:,i], grad(w.sum(), z)[0])
+
+def test_ties_at_the_ends():
+    "Infinite scores tie as others do, an item ruled out still stands before one that is none, and a NaN has no order"
+    y = torch.tensor([[3.,2.,0.]])
+    assert 0<ndcg(torch.zeros(1, 3), y)<1 and ndcg(y, y)==1 and ndcg(torch.zeros(1, 3), 0*y+2)<=1
+    same(ndcg(torch.full((1, 3), -math.inf), y), ndcg(torch.zeros(1, 3), y))
+    same(ndcg(torch.full((1, 3), math.inf), y), ndcg(torch.zeros(1, 3), y))
+    mask = tensor([[False,True,True,True]])
+    same(ndcg(F.pad(torch.full((1, 3), -math.inf), (1,0)), F.pad(y, (1,0)), mask=mask), ndcg(torch.zeros(1, 3), y))
+    assert ndcg(tensor([[1.,math.nan,2.]]), y).isnan() and ndcg(tensor([[1.,2.,math.nan]]), y, mask=tensor([[1,1,0]]))>0
+    assert LambdaRankLoss()(torch.zeros(1, 3), y)>0 # a network that gives all the same can move
+    x = torch.zeros(1, 3, requires_grad=True)
+    assert grad(LambdaRankLoss()(x, y), x)[0].abs().min()>0
+
+@pytest.mark.parametrize('most', [90,128,200,1e4])
+def test_relevances_whose_powers_overflow(most):
+    "2^200 is infinite in float32; only the best item counts beside it"
+    y,s = tensor([[most,1.,0.,most]]),tensor([[0.,3.,2.,1.]])
+    same(ndcg(s, y)[0], (.5+1/math.log2(5))/(1+1/math.log2(3)))
+    x = s.clone().requires_grad_()
+    v = LambdaRankLoss()(x, y)
+    assert v.isfinite() and grad(v, x)[0].isfinite().all() and v>0
+
 OTHERS = {MarginRankingLoss: [dict(margin=.7)], HingeEmbeddingLoss: [dict(margin=.3)], SoftMarginLoss: [],
     CosineEmbeddingLoss: [dict(margin=-.2)], ListNetLoss: [], LambdaRankLoss: [dict(sigma=2.,k=2)],
     TripletMarginLoss: [dict(margin=.3,p=1.), dict(p=3.,swap=True), dict(eps=.1)],
@@ -200,7 +284,7 @@ def test_zero_vectors(dtype):
         assert v.item()==want and grad(v, x)[0].isfinite().all()
     same(cosine_embedding_loss(x, x, tensor([1.])).float(), 1.)
 
-@pytest.mark.parametrize('length', [1e-3,1.,1e5,1e15])
+@pytest.mark.parametrize('length', [1e-3,1.,1e5,1e15,1e20,1e30])
 def test_cosine_of_any_length(length):
     a,b = torch.randn(2, 6, 5)
     y = torch.ones(6)
@@ -217,6 +301,56 @@ def test_equal_embeddings(p, eps):
     assert g.isfinite().all() and h.isfinite().all()
     if eps: return
     same(g, -grad(torch.linalg.vector_norm(a, p, 1).mean(), a)[0])
+
+def scaled_norm(d, p):
+    "In float64, of differences of any size"
+    big = d.abs().amax(-1, keepdim=True)
+    return torch.linalg.vector_norm(d/big, p, -1)*big[...,0]
+
+@pytest.mark.parametrize('p', [1.,1.5,2.,3.,50.,400.,math.inf])
+@pytest.mark.parametrize('size', [1e-40,1e-30,1e-20,1e-3,1.,10.,1e10,1e30])
+def test_norm_of_any_size(p, size):
+    "No power leaves the range of float32: value, gradient and what a second difference of the gradient says"
+    torch.manual_seed(0)
+    a,b = torch.randn(2, 6, 5)*size
+    a.requires_grad_()
+    v = m.p_norm(a, b, p, 0.)
+    g, = grad(v.sum(), a, create_graph=True)
+    A = a.detach().double().requires_grad_()
+    w = scaled_norm(A-b.double(), p)
+    h, = grad(w.sum(), A, create_graph=True)
+    same(v.detach(), w.detach().float(), rtol=1e-5, atol=0.)
+    same(g.detach(), h.detach().float(), atol=1e-6*max(p, 10.) if p<math.inf else 1e-6)
+    if p==math.inf or not 1e-20<=size<=1e10: return
+    ones = torch.randn(6, 5)
+    second = [grad((o*ones.to(o.dtype)).sum(), x)[0] for o,x in ((g,a), (h,A))]
+    same(second[0]*size, (second[1]*size).float(), atol=1e-4*p, rtol=1e-3)
+
+@pytest.mark.parametrize('p', [3.,50.])
+@pytest.mark.parametrize('size', [1e-30,10.,1e10])
+@pytest.mark.parametrize('swap', [False,True])
+def test_triplets_of_any_size(p, size, swap):
+    torch.manual_seed(0)
+    three = [o.requires_grad_() for o in torch.randn(3, 6, 4)*size]
+    wide = [o.detach().double().requires_grad_() for o in three]
+    v,w = (triplet_margin_loss(*xs, size, p, 0., swap, 'none') for xs in (three, wide))
+    same(v.detach(), w.detach().float(), rtol=1e-4, atol=1e-5*size)
+    assert v.any()
+    for g,h in zip(grad(v.sum(), three), grad(w.sum(), wide)): same(g, h.float(), atol=1e-4)
+    d = scaled_norm(wide[0]-wide[1], p) # the formula itself
+    same((size + d - torch.minimum(*(scaled_norm(o-wide[2], p) for o in (wide[0], wide[swap])))).clamp(min=0).detach(), w.detach())
+
+def test_mined_triplets_of_a_high_power():
+    "Near pairs beside far ones: powers of their distances have no common range"
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(6, 4)*1e-3, torch.randn(6, 4)*100])
+    y = torch.arange(12)%3
+    for p in (1., 2., 50., math.inf):
+        d = m.distances(x, y, m.measure(None, p, 0.))[0]
+        u = x.double()
+        same(d, torch.stack([torch.linalg.vector_norm(u-o, p, -1) for o in u]).float(), rtol=1e-5, atol=0.)
+    for k in ('hard','semihard'): assert all(a.equal(b) for a,b in zip(mine_triplets(x, y, k, p=50.), mine_triplets(x.double(), y, k, p=50.)))
+    assert m.distances(torch.randn(700, 8), torch.zeros(700), m.measure(None))[0].shape==(700,700) # more than one block
 
 def test_half_is_float():
     for cls in ALL:
