@@ -80,8 +80,8 @@ def level_off(y, share):
     give = share*y.sum(-1, keepdim=True)
     most = give/y.shape[-1]
     for _ in range(y.shape[-1]):
-        poor = y<most
-        most = (give-(y*poor).sum(-1, keepdim=True))/(~poor).sum(-1, keepdim=True)
+        poor,n = y<most,(y>=most).sum(-1, keepdim=True)
+        most = torch.where(n>0, (give-(y*poor).sum(-1, keepdim=True))/n.clamp(min=1), most)
     return y - torch.minimum(y, most) + give/y.shape[-1]
 
 def averaged(value, scores=lambda p,x: -x.log_softmax(1), smooth=smoothed, share='label_smoothing'):
@@ -138,15 +138,14 @@ def active_passive(p, logits, target, sample_weight=None):
 
 def sce(p, x, y): return p.alpha*ce_row(p, x, y) + p.beta*rce(p, x, y)
 
-def log_t(u, t): return u.log() if t==1 else (u**(1-t)-1)/(1-t)
+def log_t(logu, t): return logu if t==1 else torch.expm1((1-t)*logu)/(1-t)
 def tempered(x, t):
     "The tempered softmax (Amid et al. 2019, section 2): the level is found by halving"
-    if t==1: return x.softmax(1)
     z = x-x.detach().amax(1, keepdim=True)
     def mass(level): return (1+(1-t)*(z-level))**(1/(1-t))
     with torch.no_grad():
         lo,hi = torch.zeros_like(z[:,:1]),torch.full_like(z[:,:1], (z.shape[1]**(t-1)-1)/(t-1))
-        for _ in range(60):
+        for _ in range(45):
             at = (lo+hi)/2
             less = mass(at).sum(1, keepdim=True)<1
             lo,hi = torch.where(less, lo, at),torch.where(less, at, hi)
@@ -157,9 +156,10 @@ def tempered(x, t):
     return mass(level)
 
 def bi_tempered(p, x, y):
-    q,t = tempered(x.clamp(min=-1e30), p.t2).clamp(min=TINY),p.t1
-    own = times(y, log_t(y.masked_fill(y==0, 1.), t))
-    return (own - times(y, log_t(q, t)) - (y**(2-t) - q**(2-t))/(2-t)).sum(1)
+    "The Bregman divergence (Amid et al. 2019, eq. 2)"
+    t,logq = p.t1,x.log_softmax(1) if p.t2==1 else tempered(x.clamp(min=-1e30), p.t2).clamp(min=TINY).log()
+    own = times(y, log_t(y.masked_fill(y==0, 1.).log(), t))
+    return (own - times(y, log_t(logq, t)) - (y**(2-t) - ((2-t)*logq).exp())/(2-t)).sum(1)
 
 def shifted(add):
     "Cross entropy after something is added to the logits"
@@ -334,7 +334,7 @@ def two_heads(value):
         if y.ndim>a.ndim: y = y[:,0]
         return numbers(value, p, a, y, *(rest or [kwargs.get('sample_weight')]), b.double())
     return ref
-def growth(x, top): return torch.where(x<top, x.exp(), math.exp(top)*(1+x-top)) # exp, along its tangent from `top` on
+def growth(x, top): return torch.where(x<top, x.clamp(max=top).exp(), math.exp(top)*(1+x-top)) # exp, along its tangent from `top` on
 def constant(p): return .5*math.log(2*math.pi)*bool(getattr(p, 'full', False))
 def gaussian(p, x, y, s): return .5*(s + (x-y)**2*growth(-s, -math.log(p.eps))) + constant(p)
 def beta_nll(p, x, y, s):
@@ -469,16 +469,17 @@ def distilled(p, x, t, *_):
 def top_k(p, x, q, i, *_):
     "All other classes are one"
     T = p.temperature
-    s = (x/T).softmax(1)
-    others = torch.ones_like(s).scatter(1, i, 0.)
+    s = (x/T).log_softmax(1)
+    others = s.scatter(1, i, -1e9).logsumexp(1, keepdim=True)
     rest = 1-q.sum(1, keepdim=True) if q.shape[1]<x.shape[1] else 0*q[:,:1]
-    a = torch.cat([s.gather(1, i), (s*others).sum(1, keepdim=True)], 1)
-    return p.alpha*T*T*divergence(p.divergence, a.log(), torch.cat([q, rest], 1).clamp(min=1e-37).log())
+    a = torch.cat([s.gather(1, i), others], 1)
+    return p.alpha*T*T*divergence(p.divergence, a, torch.cat([q, rest], 1).clamp(min=1e-37).log())
 def decoupled(p, x, t, y):
     T,own = p.temperature,one_hot(y[:,0], x.shape[1])>0
     def two(o): # the label and the rest, and what the rest is made of
-        q = (o/T).softmax(1)
-        return torch.stack([(q*own).sum(1), (q*~own).sum(1)], 1).log(),(o/T).masked_fill(own, -1e30).log_softmax(1)
+        logq = (o/T).log_softmax(1)
+        both = [logq.masked_fill(~m, -1e30).logsumexp(1) for m in (own,~own)]
+        return torch.stack(both, 1),(o/T).masked_fill(own, -1e30).log_softmax(1)
     (a,c),(b,d) = two(x),two(t)
     return T*T*(p.alpha*divergence('forward', a, b) + p.beta*divergence('forward', c, d))
 distilled.n_teacher,top_k.n_teacher,decoupled.n_teacher = 1,2,1
