@@ -2,8 +2,7 @@
 
 `register` gives PyTorch a backend of the name 'pretend'. That is for good and for the whole process, so tests call it in a
 process of their own. Then `x.to('pretend')`, `torch.zeros(3, device='pretend')` and `torch.autocast('pretend')` work as on a
-real device, and `watched()` gives the log of what was done there. `torch.tensor`, `torch.eye` and their like build below
-what can be caught: make them on the CPU and move them."""
+real device, and `watched()` gives the log of what was done there."""
 import torch
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_iter, tree_map_only
 
 NAME,aten = 'pretend',torch.ops.aten
-# what a version of PyTorch before 2.10 lacks
+# older versions of PyTorch take no backend in Python
 has_backends = hasattr(backend_registration, '_setup_privateuseone_for_python_backend')
 
 class Log:
@@ -70,18 +69,18 @@ class Pretend(Tensor):
     def __new__(cls, inner):
         kwargs = dict(strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=f'{NAME}:0')
         res = Tensor._make_wrapper_subclass(cls, inner.shape, **kwargs)
-        res.inner = inner
+        res.held = inner
         return res
 
     __torch_function__ = torch._C._disabled_torch_function_impl
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return compute(func, *args, **(kwargs or {}))
-    def __repr__(self): return f'Pretend({self.inner})'
+    def __repr__(self): return f'Pretend({self.held})'
 
 def compute(op, *args, **kwargs):
     "An operation on tensors of the device"
     given = [o for o in tree_iter((args,kwargs)) if isinstance(o, Tensor)]
-    here = {id(o.inner): o for o in given if isinstance(o, Pretend)}
+    here = {id(o.held): o for o in given if isinstance(o, Pretend)}
     copies,to = op in (aten._to_copy.default,aten.copy_.default),kwargs.get('device')
     for o in given:
         if not (isinstance(o, Pretend) or copies or o.ndim==0):
@@ -90,7 +89,7 @@ def compute(op, *args, **kwargs):
     if leaves: note('waits', 'copy to the CPU')
     if (why := wait(op, args)): note('waits', why)
     if to is not None: kwargs['device'] = 'cpu'
-    ins,more = tree_map_only(Pretend, lambda o: o.inner, (args,kwargs))
+    ins,more = tree_map_only(Pretend, lambda o: o.held, (args,kwargs))
     if 'pin_memory' in more: more.pop('pin_memory')
     res = op(*ins, **more)
     outs = [o for o in tree_iter(res) if isinstance(o, Tensor)]
@@ -137,6 +136,17 @@ class Backend:
     def manual_seed_all(self, seed): pass
     def get_amp_supported_dtype(self): return [torch.bfloat16,torch.half]
 
+def on_cpu_first(f):
+    "A maker of tensors from Python's numbers, which PyTorch would build where nothing of it can be caught"
+    def made(*args, device=None, **kwargs):
+        like = next((o.device for o in args[:1] if isinstance(o, Pretend)), None)
+        if device is None and like is None or device is not None and torch.device(device).type!=NAME: return f(*args, device=device, **kwargs)
+        if f is AS_TENSOR and like is not None: return args[0].to(device or like, kwargs.get('dtype'))
+        if f is NEW_TENSOR: args,kwargs = args[1:],dict(dtype=args[0].dtype) | kwargs
+        return TENSOR(*args, **kwargs).to(device or like)
+    return made
+TENSOR,AS_TENSOR,NEW_TENSOR = torch.tensor,torch.as_tensor,Tensor.new_tensor
+
 kept = [] # a library lives as long as somebody holds it
 def register():
     "Give PyTorch the device, for good"
@@ -149,3 +159,4 @@ def register():
     for names,lower in ((LOWER,True), (FULL,False)):
         for name,op in overloads(names): own.impl(name, cast(op, lower), 'AutocastPrivateUse1')
     kept.extend((rest,own))
+    torch.tensor,torch.as_tensor,Tensor.new_tensor = map(on_cpu_first, (TENSOR,AS_TENSOR,NEW_TENSOR))

@@ -4,16 +4,16 @@ from copy import copy
 from functools import cache
 from fnmatch import fnmatch
 from importlib import import_module
-from types import SimpleNamespace
 from lossbook._modidx import d
 from lossbook.check import loss_classes
 from lossbook.contrastive import barlow_twins, vicreg
 from lossbook.core import BinaryLoss, ClassLoss, Loss
-from lossbook.cross_entropy import BCEWithLogitsLoss, CrossEntropyLoss
+from lossbook.cross_entropy import CrossEntropyLoss
 from lossbook.focal import OHEM, FocalLoss
 from lossbook.many_classes import (AdaptiveSoftmaxLoss, LinearLoss, NCELoss, NegativeSamplingLoss, SampledSoftmaxLoss,
     nce_loss, negative_sampling_loss, sampled_softmax_loss)
-from reference import REFERENCES, as_double, expected, kind_of, losses, n_preds, told, uses
+from reference import REFERENCES, expected, told
+from uses import SOME, as_double, kind_of, losses, n_preds, uses
 
 LOSSES = losses()
 
@@ -102,10 +102,6 @@ def report(bad, known=()):
     text = [f'{k}: {v}' for k,v in bad.items() if k not in known] + [f'{k} holds now: take it off the list' for k in known if k not in bad]
     assert not text, '\n'.join(text)
 
-# of a loss with other numbers: what these could change
-SOME = ('indices','soft','dense_soft_each','last_soft','nan_soft','nan_masked','everything','everything_soft','learned_weight','learned_soft',
-    'ruled_out','ruled_out_soft','empty','one_hot','smoothed_soft','floats','each','ignored','mask','weighted','dense','last','dense_each',
-    'tuple','views','labels','many_labels','bools','negatives_weighted','no_labels','no_pixels','dense_mask')
 def chosen(name): return {k: o for k,o in uses_of(name).items() if name in REFERENCES or k in SOME}
 
 @pytest.mark.parametrize('name', LOSSES)
