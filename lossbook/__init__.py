@@ -4,9 +4,12 @@ Modules:
 
 - `lossbook.all`: `from lossbook.all import *` for a notebook, `import lossbook as lb` for a program
 - `lossbook.bi_tempered`: A loss that is bounded and a softmax with heavy tails, for labels that are wrong
+- `lossbook.blocks`: From the value of one class to a loss, and how it stays quick
 - `lossbook.catalog`: Every loss of the book in one table: formula, shape, parameters, and what was measured about it
 - `lossbook.check`: One call that tells what a loss keeps of the promises that training code relies on
 - `lossbook.contrastive`: Pull together what belongs together, and push away the rest of the batch: InfoNCE, SupCon, CLIP, SigLIP, ArcFace
+- `lossbook.core`: What all losses share: targets, weights, reductions, errors and the base class
+- `lossbook.cross_entropy`: How surprised a model should be, from likelihood to PyTorch's losses, derived step by step and ready for a Learner
 - `lossbook.distillation`: A small network learns from the answers of a large one: what it takes for nearly right, and not only what is right
 - `lossbook.focal`: Cross entropy that turns away from what the model already knows, and other ways to attend to the hard ones
 - `lossbook.imbalance`: Weights from counts, the prior in the logits, margins for the rare, and a correction that trains nothing
@@ -18,6 +21,7 @@ Modules:
 - `lossbook.plot`: Curves and maps of any loss, in one style
 - `lossbook.properties`: Is a loss bounded, convex, robust, proper? A search for the worst logits says so, with a number
 - `lossbook.regression`: From the mean to the median, to any quantile, and to a variance that trains
+- `lossbook.segmentation`: Losses on areas: how much of a mask is right, and not how many pixels are
 - `lossbook.skill`: Choose a loss function for PyTorch or fastai, call it with the right shapes, and check it, or any other loss. Read this before writing, choosing or debugging a loss.
 - `lossbook.soft_labels`: From votes to a label that is a distribution, and the cross entropy against it, smoothed or not
 - `lossbook.soft_metrics`: Accuracy, Brier score, calibration and confusion, counted in votes

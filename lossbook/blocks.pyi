@@ -10,7 +10,9 @@ from itertools import product
 from math import inf, prod
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from .core import binary_batch, can_read, check_range, check_reduction, check_unit, check_weight, class_batch, column_factor, is_eager, is_zero, left_out, reduce, to_float
+from .core import binary_batch, can_read, check_range, check_reduction, check_unit
+from .core import check_weight, class_batch, column_factor, counted, is_eager, is_zero
+from .core import left_out, reduce, to_float
 
 __all__ = ['derivative_of', 'class_loss', 'binary_loss']
 def safe_nll(probs: Tensor, dtype=None) -> Tensor: ...

@@ -13,7 +13,7 @@ from .core import check_reduction, check_scores, check_tensors, expand_weight
 from .core import is_eager, left_out, on_device, plain, reduce, to_float
 from .core import warn_untrained, without_target
 from .blocks import is_learned, reduce_once
-from .margin import PairLoss, embeddings, p_norm, pairwise, sign_loss, some_signs
+from .margin import PairLoss, embeddings, largest, p_norm, pairwise, sign_loss, some_signs
 
 __all__ = ['contrastive_loss', 'ContrastiveLoss', 'info_nce_loss', 'InfoNCELoss', 'nt_xent_loss', 'sup_con_loss', 'NTXentLoss', 'SupConLoss', 'clip_loss', 'CLIPLoss', 'siglip_loss', 'SigLIPLoss', 'arcface_loss', 'cosface_loss', 'proxy_nca_loss', 'ArcFaceLoss', 'CosFaceLoss', 'ProxyNCALoss', 'barlow_twins', 'vicreg', 'gather']
 def contrastive(d, y, margin): ...

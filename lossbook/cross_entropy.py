@@ -12,7 +12,8 @@ better losses."""
 
 # %% auto #0
 __all__ = ['cross_entropy_with_logits', 'CrossEntropyLoss', 'nll_loss', 'NLLLoss', 'bce_loss_with_logits', 'BCEWithLogitsLoss',
-           'bce_loss', 'BCELoss', 'MultiLabelSoftMarginLoss', 'kl_div_with_logits', 'KLDivWithLogitsLoss']
+           'bce_loss', 'BCELoss', 'multi_label_soft_margin_loss_with_logits', 'MultiLabelSoftMarginLoss',
+           'kl_div_with_logits', 'KLDivWithLogitsLoss']
 
 # %% ../nbs/10_cross_entropy.ipynb #a4442fd4
 import torch, torch.nn.functional as F
@@ -20,14 +21,9 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 from torch import Tensor
-<<<<<<< /tmp/tmp4ypp5cc1.t
-from lossbook.core import BinaryLoss, ClassLoss, binary_batch, check_axis
-from lossbook.core import check_unit, column_factor, expand_weight, reduce, to_float
-=======
-from lossbook.core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis
-from lossbook.core import column_factor, counted, expand_weight, reduce, to_float
->>>>>>> /tmp/tmpdat9omht.t
-from lossbook.blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
+from .core import BinaryLoss, ClassLoss, binary_batch, check_axis, check_unit
+from .core import column_factor, counted, expand_weight, reduce, to_float
+from .blocks import binary_loss, class_loss, derivative_of, identity, safe_nll
 
 # %% ../nbs/10_cross_entropy.ipynb #440b2b32
 def cross_entropy_with_logits(
@@ -158,23 +154,16 @@ def multi_label_soft_margin_loss_with_logits(
     axis:int=1, # the axis of the classes
 )->Tensor: # () for 'mean' and 'sum', (N, *) for 'none'
     "Binary cross entropy averaged over the labels of an example"
-    x,_ = binary_batch(logits, target)
+    x,y = binary_batch(logits, target)
     axis = check_axis(axis, tuple(x.shape))
     valid = counted(y, ignore_index)
     n = x.shape[axis] if valid is None else valid.sum(axis).clamp(min=1)
     def by_example(loss, norm):
-<<<<<<< /tmp/tmpw1vzlwyx.t
-        counts = None if norm is None else norm.mean(axis)
-        return reduce(loss.mean(axis), reduction, norm=counts)
-    return binary_loss(x, target, bce, by_example, weight=weight, axis=axis,
-        sample_weight=item_weight(sample_weight, x, axis))
-=======
         counts = None if norm is None else norm.sum(axis)/n
         return reduce(loss.sum(axis)/n, reduction, norm=counts)
-    return binary_loss(x, y, bce, by_example, weight=weight, axis=axis,
+    return binary_loss(x, target, bce, by_example, weight=weight, axis=axis,
         sample_weight=item_weight(sample_weight, x, axis),
         ignore_index=ignore_index)
->>>>>>> /tmp/tmpaoan70n5.t
 
 # %% ../nbs/10_cross_entropy.ipynb #38f57bdc
 class MultiLabelSoftMarginLoss(BinaryLoss, of=multi_label_soft_margin_loss_with_logits,

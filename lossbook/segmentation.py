@@ -20,15 +20,11 @@ __all__ = ['dice_loss_with_logits', 'DiceLoss', 'binary_dice_loss_with_logits', 
 import numpy as np, torch
 from collections.abc import Sequence, Set
 from torch import Tensor
-from lossbook.core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
-<<<<<<< /tmp/tmpdsep330k.t
-from lossbook.core import check_range, check_reduction, check_unit, check_weight
-from lossbook.core import class_batch, expand_weight, left_out, numbers_of, reduce, to_float
-=======
-from lossbook.core import check_label, check_range, check_reduction, check_weight
-from lossbook.core import class_batch, counted, expand_weight, left_out, reduce, to_float
->>>>>>> /tmp/tmp813fl9o9.t
-from lossbook.blocks import needs_formula, no_counts, one_hot, shielded
+from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
+from .core import check_range, check_reduction, check_unit, check_weight
+from .core import class_batch, counted, expand_weight, left_out, numbers_of
+from .core import reduce, to_float
+from .blocks import needs_formula, no_counts, one_hot, shielded
 
 # %% ../nbs/17_segmentation.ipynb #dd2cc186
 def areas(p, y, w=None, squared=False):

@@ -6,7 +6,8 @@ from collections.abc import Sequence, Set
 from torch import Tensor
 from .core import BinaryLoss, ClassLoss, binary_batch, can_read, check_axis, check_int
 from .core import check_range, check_reduction, check_unit, check_weight
-from .core import class_batch, expand_weight, left_out, numbers_of, reduce, to_float
+from .core import class_batch, counted, expand_weight, left_out, numbers_of
+from .core import reduce, to_float
 from .blocks import needs_formula, no_counts, one_hot, shielded
 
 __all__ = ['dice_loss_with_logits', 'DiceLoss', 'binary_dice_loss_with_logits', 'BinaryDiceLoss', 'jaccard_loss_with_logits', 'binary_jaccard_loss_with_logits', 'JaccardLoss', 'BinaryJaccardLoss', 'tversky_loss_with_logits', 'binary_tversky_loss_with_logits', 'TverskyLoss', 'BinaryTverskyLoss', 'focal_tversky_loss_with_logits', 'binary_focal_tversky_loss_with_logits', 'FocalTverskyLoss', 'BinaryFocalTverskyLoss', 'lovasz_loss_with_logits', 'binary_lovasz_loss_with_logits', 'LovaszLoss', 'BinaryLovaszLoss']
