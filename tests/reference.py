@@ -1,8 +1,8 @@
-"""What every loss of the book should give: slow, plain formulas in float64, written from the papers and not from the package.
+"""What every loss of the book should give: slow, plain formulas in float64, from the papers.
 
-`expected(loss, args, kwargs)` is the value of a loss, differentiable as often as one likes. `REFERENCES` has a formula
-for each loss, by the name of its class: from the parameters and a batch to the values of the positions, and what each
-counts in the mean."""
+`expected(loss, args, kwargs)` is the value of a loss, differentiable as often as one likes.
+`REFERENCES` has a formula for each loss, by the name of its class: from the parameters and a batch
+to the values of the positions, and what each counts in the mean."""
 import math, torch, torch.nn.functional as F
 from functools import partial
 from math import inf
@@ -29,7 +29,8 @@ def told(loss):
     own = {k: o.double() for k,o in loss.named_parameters()}
     if 'logit_scale' in own: p.temperature = (-own['logit_scale']).exp()
     if 'logit_bias' in own: p.bias = own['logit_bias']
-    if 'latent_alpha' in own: p.alpha,p.scale,p.full = 2*own['latent_alpha'].sigmoid(),own['latent_scale'].exp(),True
+    if 'latent_alpha' in own:
+        p.alpha,p.scale,p.full = 2*own['latent_alpha'].sigmoid(),own['latent_scale'].exp(),True
     p.own = own
     return p
 
@@ -67,7 +68,7 @@ def classes(p, scores, target, sample_weight=None, *, row, weighted=None):
 def smoothed(y, share): return (1-share)*y + share/y.shape[-1]
 
 def level_off(y, share):
-    "Each class gives equally, but none more than it has, and gets the same share back (the book's own smoothing)"
+    "Each class gives equally, but none more than it has, and all get the same back"
     if not isinstance(share, torch.Tensor) and share==0: return y
     give = share*y.sum(-1, keepdim=True)
     most = give/y.shape[-1]
@@ -77,16 +78,17 @@ def level_off(y, share):
     return y - torch.minimum(y, most) + give/y.shape[-1]
 
 def averaged(value, scores=lambda p,x: -x.log_softmax(1), smooth=smoothed, share='label_smoothing'):
-    "The loss whose classes have a value each, from their negative log-likelihoods: its average over the label"
+    "The average over the label of a value of each class, from its negative log-likelihood"
     def row(p, x, y, c):
-        alpha = getattr(p, 'alpha', None) if value is focal else None # factors that the mean does not count
+        # factors that the mean does not count
+        alpha = getattr(p, 'alpha', None) if value is focal else None
         y,nll = smooth(y, getattr(p, share, 0.)),scores(p, x)
         y,nll = y*c*(1. if alpha is None else alpha),nll.masked_fill((y==0) & (nll==inf), 0.)
         return times(y, value(p, nll)).sum(1)
     return partial(classes, row=row)
 
 def whole(f, smooth=None):
-    "The loss of a row that is no sum over classes, from p and y; the row weighs what its label does"
+    "The loss of a row that is no sum over classes; the row weighs what its label does"
     def row(p, x, y, c):
         v = f(p, x, y if smooth is None else smooth(y, p.label_smoothing))
         return v if p.weight is None else (y*c).sum(1)*v
@@ -102,7 +104,8 @@ def gce(p, nll): return -torch.expm1(-p.q*nll)/p.q if p.q else nll
 
 def nll_of_probs(q, dtype):
     "-log q, along its tangent where it is too steep for the dtype"
-    least = max(torch.finfo(torch.promote_types(dtype, torch.float)).tiny**.5, 2/torch.finfo(dtype).max)
+    least = max(torch.finfo(torch.promote_types(dtype, torch.float)).tiny**.5,
+        2/torch.finfo(dtype).max)
     return torch.where(q<least, 1-q/least-math.log(least), -q.clamp(min=least).log())
 
 def kl(p, x, y): return entropy(y).sum(1) + times(y, -x.log_softmax(1)).sum(1)
@@ -149,13 +152,15 @@ def tempered(x, t):
 
 def bi_tempered(p, x, y):
     "The Bregman divergence (Amid et al. 2019, eq. 2)"
-    t,logq = p.t1,x.log_softmax(1) if p.t2==1 else tempered(x.clamp(min=-1e30), p.t2).clamp(min=TINY).log()
+    t,logq = p.t1,x.log_softmax(1) if p.t2==1 else tempered(x.clamp(min=-1e30),
+        p.t2).clamp(min=TINY).log()
     own = times(y, log_t(y.masked_fill(y==0, 1.).log(), t))
     return (own - times(y, log_t(logq, t)) - (y**(2-t) - ((2-t)*logq).exp())/(2-t)).sum(1)
 
 def shifted(add):
     "Cross entropy after something is added to the logits"
-    return averaged(cross_entropy, lambda p,x: -(x + (0. if p.counts is None else add(p, p.counts))).log_softmax(1))
+    return averaged(cross_entropy, lambda p,x: -(x + (0. if p.counts is None else add(p,
+        p.counts))).log_softmax(1))
 def prior(p, n): return p.tau*(n/n.sum()).log()
 def counted(p, n): return n.log()
 
@@ -210,24 +215,28 @@ def or_one(o): return 1. if o is None else o
 def bce(p, x, y):
     lp,lq = log_sigmoids(x)
     return -times(or_one(getattr(p, 'pos_weight', None))*y, lp) - times(1-y, lq)
-def bce_of_probs(p, x, y): return times(y, nll_of_probs(x, p.dtype)) + times(1-y, nll_of_probs(1-x, p.dtype))
+def bce_of_probs(p, x, y): return times(y, nll_of_probs(x, p.dtype)) + times(1-y,
+    nll_of_probs(1-x, p.dtype))
 def of_probs(p, x, *args, **kwargs):
     p.dtype = x.dtype
     return items(bce_of_probs, p, x, *args, **kwargs)
 def binary_focal(p, x, y):
     lp,lq = log_sigmoids(x)
     a,b = (1.,1.) if p.alpha is None else (p.alpha,1-p.alpha)
-    return -times(or_one(p.pos_weight)*a*y, lp)*(p.gamma*lq).exp() - times(b*(1-y), lq)*(p.gamma*lp).exp()
+    return -times(or_one(p.pos_weight)*a*y, lp)*(p.gamma*lq).exp() - times(b*(1-y),
+        lq)*(p.gamma*lp).exp()
 def asymmetric(p, x, y):
     lp,lq = log_sigmoids(x)
     pm = (x.sigmoid()-p.margin).clamp(min=0)
-    lqm = torch.log1p(-pm) if p.margin else lq # a zero that is less probable than the margin costs nothing
+    # a zero that is less probable than the margin costs nothing
+    lqm = torch.log1p(-pm) if p.margin else lq
     return -times(y, lp)*(p.gamma_pos*lq).exp() - times(1-y, lqm)*pm**p.gamma_neg
 
 def multi_label(p, x, y, sample_weight=None):
     "The mean over the classes of an example"
     w = sample_weight
-    if w is not None: w = w.reshape(*w.shape, *[1]*(x.ndim-1-w.ndim)).expand(x.select(p.axis, 0).shape).unsqueeze(p.axis).expand_as(x)
+    if w is not None: w = w.reshape(*w.shape,
+        *[1]*(x.ndim-1-w.ndim)).expand(x.select(p.axis, 0).shape).unsqueeze(p.axis).expand_as(x)
     v,n = items(bce, p, x, y, w)
     return v.mean(p.axis),n.mean(p.axis)
 
@@ -247,10 +256,12 @@ def left_at_zero(sample_weight, *xs):
     return [torch.where(keep[:,None], x.double(), 1.) for x in xs]
 def distance(p, a, b): return ((a-b+p.eps).abs()**getattr(p, 'p', 2)).sum(1)**(1/getattr(p, 'p', 2))
 def cosine(p, a, b): # eps keeps vectors of zeros from infinity
-    return ((a*b)/((a*a).sum(1, keepdim=True)+p.eps).sqrt()/((b*b).sum(1, keepdim=True)+p.eps).sqrt()).sum(1)
+    return ((a*b)/((a*a).sum(1, keepdim=True)+p.eps).sqrt()/((b*b).sum(1,
+        keepdim=True)+p.eps).sqrt()).sum(1)
 def of_pairs(value, far, p, a, b, y, sample_weight=None):
     return signs(value, p, far(p, *left_at_zero(sample_weight, a, b)), y, sample_weight)
-def difference(p, a, b, y, sample_weight=None): return signs(ranking, p, a.double()-b.double(), y, sample_weight)
+def difference(p, a, b, y, sample_weight=None): return signs(ranking, p, a.double()-b.double(), y,
+    sample_weight)
 
 def triplet(p, a, b, c, sample_weight=None):
     w,_ = weights(sample_weight, a.shape[:1])
@@ -263,8 +274,9 @@ def multilabel_margin(p, x, y, sample_weight=None):
     "Row by row, pair by pair"
     w,keep = weights(sample_weight, x.shape[:1])
     def row(x, y):
-        if p.multi_hot: labels = [i for i,o in enumerate(y.tolist()) if o]
-        else: labels = [int(o) for o in y.tolist()[:next((i for i,o in enumerate(y.tolist()) if o<0), len(y))]]
+        y = y.tolist()
+        if p.multi_hot: labels = [i for i,o in enumerate(y) if o]
+        else: labels = y[:next((i for i,o in enumerate(y) if o<0), len(y))]
         others = [i for i in range(len(x)) if i not in labels]
         return sum(((p.margin-x[j]+x[i]).relu() for j in labels for i in others), x.sum()*0)/len(x)
     return by_rows(row, keep, w, x.double(), y),w
@@ -273,23 +285,28 @@ def by_rows(f, keep, w, *batch):
     "A loss that is made row by row"
     zero = torch.zeros(()).double()
     if not len(keep): return batch[0].double().flatten(1).sum(1)
-    return torch.stack([f(*(o[i] for o in batch))*w[i] if keep[i] else zero for i in range(len(keep))])
+    return torch.stack([f(*(o[i] for o in batch))*w[i] if keep[i] else zero
+        for i in range(len(keep))])
 
 # ---- regression
 
 def real(value): return partial(numbers, value)
 def numbers(value, p, x, y, sample_weight=None, *more):
     if x.ndim==y.ndim+1: x = x[:,0] # (N, 1) beside (N,)
-    return items(value, SimpleNamespace(**{k: v for k,v in vars(p).items() if k not in ('alpha','axis')}, shape=getattr(p, 'alpha', None)),
-        x, y, sample_weight, *more)
+    # of which items make factors
+    own = {k: v for k,v in vars(p).items() if k not in ('alpha','axis')}
+    p = SimpleNamespace(**own, shape=getattr(p, 'alpha', None))
+    return items(value, p, x, y, sample_weight, *more)
 def squared(p, x, y): return (x-y)**2
 def absolute(p, x, y): return (x-y).abs()
 def huber(p, x, y):
     e = (x-y).abs()
     return torch.where(e<p.delta, .5*e*e, p.delta*(e-.5*p.delta))
-def smooth_l1(p, x, y): return huber(SimpleNamespace(delta=p.beta), x, y)/p.beta if p.beta else absolute(p, x, y)
+def smooth_l1(p, x, y): return huber(SimpleNamespace(delta=p.beta), x,
+    y)/p.beta if p.beta else absolute(p, x, y)
 def log_cosh(p, x, y):
-    e = (x-y).abs() # log cosh e = e + log(1+exp(-2e)) - log 2, and near 0 by its sinh, which keeps the digits
+    # e + log(1+exp(-2e)) - log 2, and near 0 by the sinh, which keeps the digits
+    e = (x-y).abs()
     near = .5*torch.log1p(e.clamp(max=1).sinh()**2)
     return torch.where(e<1, near, e + torch.log1p((-2*e).exp()) - math.log(2))
 def charbonnier(p, x, y): return ((x-y)**2+p.eps**2).sqrt()
@@ -310,10 +327,12 @@ def levels(f, key):
     def ref(p, x, y, sample_weight=None):
         q = getattr(p, key)
         def value(p, x, y): return f(x, y, p.q)
-        if not isinstance(q, tuple): return numbers(value, SimpleNamespace(q=q), x, y, sample_weight)
+        if not isinstance(q, tuple): return numbers(value, SimpleNamespace(q=q), x, y,
+            sample_weight)
         x = x.movedim(p.axis, -1)
         if y.ndim==x.ndim: y = y[:,0]
-        res = [numbers(value, SimpleNamespace(q=o), x[...,i], y, sample_weight) for i,o in enumerate(q)]
+        res = [numbers(value, SimpleNamespace(q=o), x[...,i], y,
+            sample_weight) for i,o in enumerate(q)]
         return sum(v for v,_ in res)/len(q),res[0][1]
     return ref
 def pinball(x, y, q): return torch.where(y>x, q*(y-x), (q-1)*(y-x))
@@ -326,20 +345,23 @@ def two_heads(value):
         if y.ndim>a.ndim: y = y[:,0]
         return numbers(value, p, a, y, *(rest or [kwargs.get('sample_weight')]), b.double())
     return ref
-def growth(x, top): return torch.where(x<top, x.clamp(max=top).exp(), math.exp(top)*(1+x-top)) # exp, along its tangent from `top` on
+def growth(x, top): return torch.where(x<top, x.clamp(max=top).exp(),
+    math.exp(top)*(1+x-top)) # exp, along its tangent from `top` on
 def constant(p): return .5*math.log(2*math.pi)*bool(getattr(p, 'full', False))
 def gaussian(p, x, y, s): return .5*(s + (x-y)**2*growth(-s, -math.log(p.eps))) + constant(p)
 def beta_nll(p, x, y, s):
-    return s.detach().clamp(math.log(p.eps), 70).exp()**p.beta*.5*(s + (x-y)**2*growth(-s, -math.log(p.eps)))
+    return s.detach().clamp(math.log(p.eps),
+        70).exp()**p.beta*.5*(s + (x-y)**2*growth(-s, -math.log(p.eps)))
 def gaussian_nll(p, x, y, var=None, sample_weight=None):
-    many = isinstance(x, tuple) or (x.shape[1]!=1 and (y.ndim==1 or y.shape[1]==1) if x.ndim==2 else x.ndim>y.ndim)
+    many = isinstance(x, tuple) or x.ndim>y.ndim
     if many: return two_heads(gaussian)(p, x, y, sample_weight if var is None else var)
     def value(p, x, y, v):
         v = v.clamp(min=p.eps)
         return .5*(v.log()+(x-y)**2/v) + constant(p)
     return numbers(value, p, x, y, sample_weight, var.double())
 def poisson(p, x, y, sample_weight=None):
-    top = {torch.half: 11., torch.double: 560.}.get(x.dtype, 70.) # the slope is a number of the dtype
+    top = {torch.half: 11., torch.double: 560.}.get(x.dtype,
+        70.) # the slope is a number of the dtype
     def value(p, x, y):
         v = growth(x, top)-y*x if p.log_input else x-y*(x+p.eps).log()
         t = y.clamp(min=1)
@@ -348,10 +370,12 @@ def poisson(p, x, y, sample_weight=None):
 def negative_binomial(p, x, y, sample_weight=None):
     top = 11. if (x[0] if isinstance(x, tuple) else x).dtype==torch.half else 30.
     def value(p, x, y, c):
-        d = torch.distributions.NegativeBinomial((-c.clamp(-top, top)).exp(), logits=x+c.clamp(-top, top), validate_args=False)
+        d = torch.distributions.NegativeBinomial((-c.clamp(-top, top)).exp(),
+            logits=x+c.clamp(-top, top), validate_args=False)
         return -d.log_prob(y) - (0. if p.full else torch.lgamma(y+1))
     if p.dispersion is None: return two_heads(value)(p, x, y, sample_weight)
-    return numbers(value, p, x, y, sample_weight, torch.full(y.shape, math.log(p.dispersion)).double())
+    return numbers(value, p, x, y, sample_weight,
+        torch.full(y.shape, math.log(p.dispersion)).double())
 
 # ---- areas: probabilities and masks (N, C, P)
 
@@ -362,11 +386,13 @@ def masks(p, x, prob, y, w, image, value):
     N = x.shape[0]
     if not p.per_image: # one large image
         whole = w if image is None else w*image[:,None,None]
-        w_,x,prob,y = (o.transpose(0, 1).flatten(1).unsqueeze(0) for o in (whole.expand_as(y),x,prob,y))
+        w_,x,prob,y = (o.transpose(0, 1).flatten(1).unsqueeze(0)
+            for o in (whole.expand_as(y),x,prob,y))
     else: w_ = w.expand_as(y)
     v,true = value(p, x, prob, y, w_),(w_*y).sum(-1)
     share = torch.ones_like(v)*(1. if p.weight is None else p.weight)
-    if p.classes is not None: share = share*torch.tensor([float(i in p.classes) for i in range(v.shape[1])])
+    if p.classes is not None:
+        share = share*torch.tensor([float(i in p.classes) for i in range(v.shape[1])])
     if p.empty=='skip': share = share*(true>0)
     elif p.empty!='keep': v = torch.where(true>0, v, p.empty)
     total = share.sum(1)
@@ -401,13 +427,15 @@ def binary_areas(value):
         w,image,keep = pixel_weights(sample_weight, logits.shape)
         if p.ignore_index is not None: keep = keep & (target!=p.ignore_index)
         x,y,w = (torch.where(keep, o.double(), 0.) for o in (logits,target,w))
-        x,y,w = (pixels(o.unsqueeze(1) if p.axis is None else o.movedim(p.axis, 1)) for o in (x,y,w))
+        x,y,w = (pixels(o.unsqueeze(1) if p.axis is None else o.movedim(p.axis,
+            1)) for o in (x,y,w))
         return masks(p, x, x.sigmoid(), y, w, image, value)
     return ref
 
 def of_areas(index):
     def value(p, x, q, y, w):
-        b,s,t = (w*q*y).sum(-1),(w*(q*q if getattr(p, 'squared', False) else q)).sum(-1),(w*(y*y if getattr(p, 'squared', False) else y)).sum(-1)
+        b,s,t = (w*q*y).sum(-1),(w*(q*q if getattr(p, 'squared',
+            False) else q)).sum(-1),(w*(y*y if getattr(p, 'squared', False) else y)).sum(-1)
         return index(p, b, s, t)
     return value
 def ratio(p, top, bottom): return 1-(top+p.smooth_nr)/(bottom+p.smooth_dr).clamp(min=1e-7)
@@ -419,7 +447,7 @@ def focal_tversky(p, b, s, t):
     return torch.where(v>1e-12, v.clamp(min=1e-12)**(1/p.gamma), v*1e-12**(1/p.gamma-1))
 
 def lovasz(error):
-    "The worst pixel first, each with what it adds to the Jaccard loss (Berman et al. 2018, algorithm 1)"
+    "The worst pixel first, with what each adds (Berman et al. 2018, algorithm 1)"
     def value(p, x, q, y, w):
         e = error(x, q, y)
         order = e.detach().argsort(dim=-1, descending=True, stable=True)
@@ -448,11 +476,15 @@ def taught(soft, share):
         *teacher,target = rest if len(rest)>soft.n_teacher else (*rest,None)
         plain = SimpleNamespace(axis=p.axis, ignore_index=p.ignore_index, weight=p.weight)
         if target is None: v,n = 0.,weights(sample_weight, logits.select(p.axis, 0).shape)[0]
-        else: v,n = classes(plain, logits, target, sample_weight, row=lambda p,x,y,c: times(y*c, -x.log_softmax(1)).sum(1))
-        keep = n.detach()!=0 if sample_weight is None or not sample_weight.requires_grad else torch.ones_like(n, dtype=torch.bool)
+        else: v,n = classes(plain, logits, target, sample_weight,
+            row=lambda p,x,y,c: times(y*c, -x.log_softmax(1)).sum(1))
+        learned = sample_weight is not None and sample_weight.requires_grad
+        keep = torch.ones_like(n, dtype=torch.bool) if learned else n.detach()!=0
         x,*teacher = (o.detach() if i else o for i,o in enumerate((logits,*teacher)))
-        if target is not None and not target.is_floating_point(): teacher = (*teacher,target.unsqueeze(p.axis))
-        x,*teacher = ((o.double() if o.is_floating_point() else o.long()).movedim(p.axis, -1)[keep] for o in (x,*teacher))
+        if target is not None and not target.is_floating_point():
+            teacher = (*teacher,target.unsqueeze(p.axis))
+        x,*teacher = ((o.double() if o.is_floating_point() else o.long()).movedim(p.axis,
+            -1)[keep] for o in (x,*teacher))
         return share(p)*v + n*spread(soft(p, x, *teacher), keep),n
     return ref
 def distilled(p, x, t, *_):
@@ -481,10 +513,11 @@ distilled.n_teacher,top_k.n_teacher,decoupled.n_teacher = 1,2,1
 def spans(with_ce):
     def ref(p, pred, *target, mask=None, lengths=None, sample_weight=None):
         pair = isinstance(pred, tuple)
-        a,b = pred if pair else pred.unbind(3-(p.axis%3 if p.axis is not None else 2 if pred.shape[1]==2 else 1))
+        def ends(o): return o.unbind((1 if o.shape[1]==2 else 2) if p.axis is None else 3-p.axis%3)
+        a,b = pred if pair else ends(pred)
         first,*rest = target
         if isinstance(first, tuple): ys = first
-        elif first.ndim==3: ys = first.unbind(3-(p.axis%3 if p.axis is not None else 2 if first.shape[1]==2 else 1))
+        elif first.ndim==3: ys = ends(first)
         elif first.ndim==2 and not first.is_floating_point(): ys = first.unbind(1)
         else: ys,rest = (first,rest[0]),rest[1:]
         for o in rest: mask,lengths = (o,lengths) if o.ndim==2 else (mask,o)
@@ -503,7 +536,8 @@ def spans(with_ce):
                 ends.append(((y-x.softmax(0))*at).sum())
             d = ((ends[1]-ends[0])/(len(at) if p.unit is None else p.unit)).abs()
             edge = 1-2**-10
-            return total + p.scale*torch.where(d<=edge, -torch.log1p(-d.clamp(max=edge)), -math.log(2**-10)+(d-edge)*2**10)
+            return total + p.scale*torch.where(d<=edge, -torch.log1p(-d.clamp(max=edge)),
+                -math.log(2**-10)+(d-edge)*2**10)
         return by_rows(row, keep, w, mask, a, b, *ys),w*keep
     return ref
 
@@ -512,12 +546,14 @@ def lists(row):
         mask = torch.ones(s.shape, dtype=torch.bool) if mask is None else mask!=0
         w,keep = weights(sample_weight, s.shape[:1])
         keep = keep & mask.any(1)
-        return by_rows(lambda m,s,r: row(p, s.double()[m], r.double()[m]), keep, w, mask, s, r),w*keep
+        return by_rows(lambda m,s,r: row(p, s.double()[m], r.double()[m]), keep, w, mask, s,
+            r),w*keep
     return ref
 def list_net(p, s, r): return -(r.softmax(0)*s.log_softmax(0)).sum()
 def lambda_rank(p, s, r):
     "Pair by pair, with what a swap changes of the NDCG"
-    def places(o): return [sorted(range(len(o)), key=lambda j: (-o[j], j)).index(i) for i in range(len(o))]
+    def places(o): return [sorted(range(len(o)),
+        key=lambda j: (-o[j], j)).index(i) for i in range(len(o))]
     def discount(k): return 1/math.log2(k+2) if p.k is None or k<p.k else 0.
     at,best = places(s.tolist()),places(r.tolist())
     gain = [2**o-1 for o in r.tolist()]
@@ -552,7 +588,8 @@ def info_nce(p, a, b, keep, negatives=None):
         n = n[keep] if n.ndim==3 else n
         if p.normalize: n = unit(n)
         more = (a@n.T if n.ndim==2 else torch.einsum('nd,nkd->nk', a, n))/p.temperature
-        return torch.cat([s if p.in_batch else s.diagonal()[:,None], more], 1).logsumexp(1)-s.diagonal()
+        return torch.cat([s if p.in_batch else s.diagonal()[:,None], more],
+            1).logsumexp(1)-s.diagonal()
     return .5*(diagonal_ce(s)+diagonal_ce(s.T)) if p.symmetric else diagonal_ce(s)
 def clip(p, a, b, keep):
     s = b@a.T/p.temperature # of texts to images
@@ -580,7 +617,8 @@ def groups(each_pair):
         if p.denominator=='all': cost = s.masked_fill(~other, -1e30).logsumexp(1, keepdim=True)-s
         else:
             rest = other & ~same
-            cost = F.softplus(s.masked_fill(~rest, -1e30).logsumexp(1, keepdim=True)-s)*rest.any(1, keepdim=True)
+            cost = F.softplus(s.masked_fill(~rest, -1e30).logsumexp(1, keepdim=True)-s)*rest.any(1,
+                keepdim=True)
         v = (cost*same).sum(1)
         if not each_pair: v,n = v/n.clamp(min=1),(n>0).double()
         return (w_*spread(v, keep_)).reshape(pos),(w_*spread(n, keep_)).reshape(pos)
@@ -597,7 +635,8 @@ def ce_of(s, own): return s.logsumexp(1)-(own*s).sum(1)
 def cosface(p, c, own): return ce_of(p.scale*(c-p.margin*own), own)
 def arcface(p, c, own):
     m = p.margin
-    turned = torch.where(c>-math.cos(m), c*math.cos(m)-(1-c*c).clamp(min=1e-12).sqrt()*math.sin(m), c-m*math.sin(m))
+    turned = torch.where(c>-math.cos(m), c*math.cos(m)-(1-c*c).clamp(min=1e-12).sqrt()*math.sin(m),
+        c-m*math.sin(m))
     return ce_of(p.scale*torch.where(own>0, turned, c), own)
 def proxy_nca(p, c, own):
     s = 2*p.scale*c
@@ -606,36 +645,50 @@ def proxy_nca(p, c, own):
 # ---- the table
 
 def nll_given(p, x): return -x
-class SoftLabelOfProbs(ClassLoss, of=soft_label_cross_entropy): # functions of the book without a module
+# functions of the book without a module
+class SoftLabelOfProbs(ClassLoss, of=soft_label_cross_entropy):
     def from_logits(self, x): return x.softmax(self.axis)
 class MAEOfProbs(ClassLoss, of=classification_mae):
     def from_logits(self, x): return x.softmax(self.axis)
 
 def soft_label_of_probs(p, x, *args, **kwargs):
-    return averaged(cross_entropy, lambda p,q: nll_of_probs(q, x.dtype), level_off, 'alpha')(p, x, *args, **kwargs)
+    return averaged(cross_entropy, lambda p,q: nll_of_probs(q, x.dtype), level_off, 'alpha')(p, x,
+        *args, **kwargs)
 
-REFERENCES = dict(CrossEntropyLoss=averaged(cross_entropy), NLLLoss=averaged(cross_entropy, nll_given),
-    SoftLabelCrossEntropy=averaged(cross_entropy, smooth=level_off, share='alpha'), SoftLabelOfProbs=soft_label_of_probs,
-    KLDivWithLogitsLoss=whole(kl), ClassificationMAE=whole(mae), MAEOfProbs=whole(lambda p,x,y: (x-y).abs().sum(1)),
-    GeneralizedCrossEntropy=averaged(gce), ReverseCrossEntropy=whole(rce), NormalizedCrossEntropy=whole(nce),
-    ActivePassiveLoss=active_passive, SymmetricCrossEntropy=whole(sce), BiTemperedLoss=whole(bi_tempered, level_off),
-    FocalLoss=averaged(focal), PolyLoss=averaged(poly), LogitAdjustedLoss=shifted(prior), BalancedSoftmaxLoss=shifted(counted),
-    LDAMLoss=partial(classes, row=lambda p,x,y,c: times(y*c, ldam(p, x, c)).sum(1)), MultiMarginLoss=multi_margin_loss,
-    BCEWithLogitsLoss=binary(bce), BCELoss=of_probs, MultiLabelSoftMarginLoss=multi_label, BinaryFocalLoss=binary(binary_focal),
-    AsymmetricLoss=binary(asymmetric),
-    SoftMarginLoss=partial(signs, soft_margin), HingeEmbeddingLoss=partial(signs, hinge), MarginRankingLoss=difference,
-    CosineEmbeddingLoss=partial(of_pairs, angle, cosine), ContrastiveLoss=partial(of_pairs, far, distance),
-    TripletMarginLoss=triplet, MultiLabelMarginLoss=multilabel_margin, ListNetLoss=lists(list_net), LambdaRankLoss=lists(lambda_rank),
-    MSELoss=real(squared), L1Loss=real(absolute), HuberLoss=real(huber), SmoothL1Loss=real(smooth_l1), LogCoshLoss=real(log_cosh),
+REFERENCES = dict(CrossEntropyLoss=averaged(cross_entropy),
+    NLLLoss=averaged(cross_entropy, nll_given),
+    SoftLabelCrossEntropy=averaged(cross_entropy, smooth=level_off, share='alpha'),
+    SoftLabelOfProbs=soft_label_of_probs, KLDivWithLogitsLoss=whole(kl),
+    ClassificationMAE=whole(mae), MAEOfProbs=whole(lambda p,x, y: (x-y).abs().sum(1)),
+    GeneralizedCrossEntropy=averaged(gce), ReverseCrossEntropy=whole(rce),
+    NormalizedCrossEntropy=whole(nce), ActivePassiveLoss=active_passive,
+    SymmetricCrossEntropy=whole(sce), BiTemperedLoss=whole(bi_tempered, level_off),
+    FocalLoss=averaged(focal), PolyLoss=averaged(poly), LogitAdjustedLoss=shifted(prior),
+    BalancedSoftmaxLoss=shifted(counted),
+    LDAMLoss=partial(classes, row=lambda p,x,y,c: times(y*c, ldam(p, x, c)).sum(1)),
+    MultiMarginLoss=multi_margin_loss, BCEWithLogitsLoss=binary(bce), BCELoss=of_probs,
+    MultiLabelSoftMarginLoss=multi_label, BinaryFocalLoss=binary(binary_focal),
+    AsymmetricLoss=binary(asymmetric), SoftMarginLoss=partial(signs, soft_margin),
+    HingeEmbeddingLoss=partial(signs, hinge), MarginRankingLoss=difference,
+    CosineEmbeddingLoss=partial(of_pairs, angle, cosine),
+    ContrastiveLoss=partial(of_pairs, far, distance), TripletMarginLoss=triplet,
+    MultiLabelMarginLoss=multilabel_margin, ListNetLoss=lists(list_net),
+    LambdaRankLoss=lists(lambda_rank), MSELoss=real(squared), L1Loss=real(absolute),
+    HuberLoss=real(huber), SmoothL1Loss=real(smooth_l1), LogCoshLoss=real(log_cosh),
     CharbonnierLoss=real(charbonnier), BarronLoss=real(barron), AdaptiveBarronLoss=real(barron),
-    QuantileLoss=levels(pinball, 'quantiles'), ExpectileLoss=levels(expectile, 'expectiles'), GaussianNLLLoss=gaussian_nll,
-    BetaNLLLoss=two_heads(beta_nll), PoissonNLLLoss=poisson, NegativeBinomialNLLLoss=negative_binomial,
-    DiceLoss=class_areas(of_areas(dice)), JaccardLoss=class_areas(of_areas(jaccard)), TverskyLoss=class_areas(of_areas(tversky)),
+    QuantileLoss=levels(pinball, 'quantiles'), ExpectileLoss=levels(expectile, 'expectiles'),
+    GaussianNLLLoss=gaussian_nll, BetaNLLLoss=two_heads(beta_nll), PoissonNLLLoss=poisson,
+    NegativeBinomialNLLLoss=negative_binomial, DiceLoss=class_areas(of_areas(dice)),
+    JaccardLoss=class_areas(of_areas(jaccard)), TverskyLoss=class_areas(of_areas(tversky)),
     FocalTverskyLoss=class_areas(of_areas(focal_tversky)), LovaszLoss=class_areas(lovasz(off)),
     BinaryDiceLoss=binary_areas(of_areas(dice)), BinaryJaccardLoss=binary_areas(of_areas(jaccard)),
-    BinaryTverskyLoss=binary_areas(of_areas(tversky)), BinaryFocalTverskyLoss=binary_areas(of_areas(focal_tversky)),
+    BinaryTverskyLoss=binary_areas(of_areas(tversky)),
+    BinaryFocalTverskyLoss=binary_areas(of_areas(focal_tversky)),
     BinaryLovaszLoss=binary_areas(lovasz(lovasz_hinge)),
-    DistillationLoss=taught(distilled, lambda p: 1-p.alpha), TopKDistillationLoss=taught(top_k, lambda p: 1-p.alpha),
-    DecoupledDistillationLoss=taught(decoupled, lambda p: p.label_weight), DistanceLoss=spans(False), SpanLoss=spans(True),
-    InfoNCELoss=pairs(info_nce), CLIPLoss=pairs(clip), SigLIPLoss=pairs(siglip), NTXentLoss=groups(True), SupConLoss=groups(False),
-    ArcFaceLoss=proxies(arcface), CosFaceLoss=proxies(cosface), ProxyNCALoss=proxies(proxy_nca))
+    DistillationLoss=taught(distilled, lambda p: 1-p.alpha),
+    TopKDistillationLoss=taught(top_k, lambda p: 1-p.alpha),
+    DecoupledDistillationLoss=taught(decoupled, lambda p: p.label_weight),
+    DistanceLoss=spans(False), SpanLoss=spans(True), InfoNCELoss=pairs(info_nce),
+    CLIPLoss=pairs(clip), SigLIPLoss=pairs(siglip), NTXentLoss=groups(True),
+    SupConLoss=groups(False), ArcFaceLoss=proxies(arcface), CosFaceLoss=proxies(cosface),
+    ProxyNCALoss=proxies(proxy_nca))
