@@ -11,6 +11,7 @@ def scaled(logits, target, scale=1., reduction='mean', *, weight=None, sample_we
     "Cross entropy with a factor, as one formula for both forms of target"
     check_range(scale, 'scale', 0)
     x,y = plain(logits).movedim(axis, 1),plain(target)
+    if not y.is_floating_point(): y = y.long()
     if x.dtype in (torch.half, torch.bfloat16): x = x.float()
     hard = not y.is_floating_point()
     want = x[:,0].shape if hard else logits.shape
@@ -88,6 +89,13 @@ def in_float32_sum(o, x, y, w): # one after the other, as a loop adds up
     if o.reduction!='mean' or len(x)<1000 or w is not None or o.weight is not None: return right(o, x, y, w)
     v = rows(o, x, y)
     return v.cumsum(0)[-1]/len(v) if v.dtype==torch.double else v.half().mean().float()
+def in_float16_count(o, x, y, w): # from 65,520 on it is infinite
+    if x.dtype!=torch.half or o.reduction!='mean' or w is not None or o.weight is not None: return right(o, x, y, w)
+    n = torch.full((), float((y!=-100).sum()) if not y.is_floating_point() else len(x), dtype=torch.half)
+    return right(o, x, y, w, reduction='sum')/n
+def wraps(o, x, y, w): # a byte is compared with -100
+    if y.dtype!=torch.uint8: return right(o, x, y, w)
+    return right(o, x, torch.where(y!=o.ignore_index, y.long(), o.ignore_index), w)
 def logged(o, x, y, w):
     logging.getLogger('loss').debug('called')
     return right(o, x, y, w)
@@ -140,6 +148,10 @@ class Heavy(Good):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.weight is not None: self.cache = self.weight.clone()
+class ByPlace(Good): # what has keys is read by its place
+    def __init__(self, scale=1., weight=None, **kwargs): super().__init__(scale, list(weight.values()) if isinstance(weight, dict) else weight, **kwargs)
+class Cast(Good): # weights, too
+    def _apply(self, fn, recurse=True): return nn.Module._apply(self, fn, recurse)
 class Bound(Good): # the reduction is bound at the start
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -172,14 +184,14 @@ BROKEN = dict(
     large_float16=lambda o,x,y,w: right(o, x*4/4, y, w),
     large_bfloat16=lambda o,x,y,w: (naive if x.dtype==torch.bfloat16 else right)(o, x, y, w),
     half_precision=lambda o,x,y,w: right(o, x*1.003 if x.dtype==torch.half else x, y, w),
-    many_rows=in_float32_sum,
+    many_rows=in_float32_sum, half_rows=in_float16_count, unsigned=wraps,
     nan=lambda o,x,y,w: right(o, x.nan_to_num(0., torch.inf, -torch.inf), y, w), minus_infinity=zero_times_inf,
     gradient=doubled, second_gradient=flat_second, forward_mode=lambda o,x,y,w: Twice.apply(right(o, x, y, w)),
     all_ignored=over_counted, empty=lambda o,x,y,w: right(o, x, y, w)+(0. if len(x) else torch.nan),
     compiles=logged, recompiles=one_scale, fake=counts, traces=looks, vmaps=lambda o,x,y,w: NoVmap.apply(right(o, x, y, w)),
     autocast=through_matmul, threads=swaps, learned_numbers=detached,
     strides=lambda o,x,y,w: right(o, x.view(-1).view(x.shape) if x.ndim==2 else x, y, w), pure=in_place,
-    pickles=Unpicklable(), deepcopies=Shallow(), state=Forgetful(), weights_move=Heavy(),
+    pickles=Unpicklable(), deepcopies=Shallow(), state=Forgetful(), weights_move=Heavy(), weight_forms=ByPlace(), casts=Cast(),
     bad_shape=broadcast, bad_class=wrapped, bad_word=unworded,
     bad_number=lambda o,x,y,w: o.scale*right(o, x, y, w, scale=1.),
     settable=Bound(), activation=Sigmoid(), decodes=LastAxis(), mixup=NotInt(), cutmix=NotInt(), get_preds=one_number)
