@@ -462,8 +462,19 @@ class Hooks:
         if callable(reduction): reduction = 'mean'
         self.parts = {k: reduce(v.detach(), reduction, *weights) for k,(v,*weights) in parts.items()}
 
+# %% ../nbs/00_core.ipynb #4be90009
+class FloatBuffers(nn.Module):
+    "A module whose buffers are never cast to less than float32; parameters are cast as ever"
+    def _apply(self, fn, recurse=True):
+        was = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for k,v in self._buffers.items():
+            if v is not None and v.is_floating_point() and v.element_size()<4:
+                self._buffers[k] = was[k].to(v.device, torch.float)
+        return self
+
 # %% ../nbs/00_core.ipynb #e6066985
-class Loss(Hooks, Examples, nn.Module):
+class Loss(Hooks, Examples, FloatBuffers):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
@@ -493,15 +504,6 @@ class Loss(Hooks, Examples, nn.Module):
     def check_params(self):
         "Raise now, and not in a fit: an empty batch costs nothing and makes the function check its parameters"
         self(*self.example(0))
-
-    def _apply(self, fn, recurse=True):
-        "Move and cast what the loss keeps, as in any module; but counts, weights and priors are no less than float32"
-        was = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for k,v in self._buffers.items():
-            if v is not None and v.is_floating_point() and v.element_size()<4:
-                self._buffers[k] = was[k].to(v.device, torch.float)
-        return self
 
     def params(self):
         "The parameters by name, as the constructor takes them"
