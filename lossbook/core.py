@@ -75,14 +75,14 @@ def assert_ahead(
     gains, # numbers, one for each seed: how much better than what was compared with the same seed
     by:float=0., # what the mean must surpass, in the unit of `gains`
 ):
-    "Raise unless the mean of five paired differences or more lies three standard errors or more above `by`"
+    "Raise unless the mean of paired differences is three standard errors or more above `by`"
     values = gains.to_numpy(copy=True) if hasattr(gains, 'to_numpy') else gains
     d = torch.as_tensor(values).double().flatten()
     if len(d)<5: raise ValueError(f'gains must have five seeds or more, got {len(d)}')
     mean,error = d.mean().item(),(d.std()/len(d)**.5).item()
     if mean>by and mean-by>=3*error: return
-    raise AssertionError(f'the mean gain must be three standard errors above {by:g}, got {mean:.4g} '
-        f'with a standard error of {error:.2g}')
+    raise AssertionError(f'the mean gain must be three standard errors above {by:g}, '
+        f'got {mean:.4g} with a standard error of {error:.2g}')
 
 # %% ../nbs/00_core.ipynb #edcc8857
 def load(module, extra):
