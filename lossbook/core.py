@@ -73,7 +73,7 @@ def assert_ahead(
     by:float=0., # what the mean must surpass, in the unit of `gains`
 ):
     "Raise unless the mean of five paired differences or more lies three standard errors or more above `by`"
-    d = torch.as_tensor(getattr(gains, 'to_numpy', lambda: gains)()).double().flatten()
+    d = torch.as_tensor(gains.to_numpy(copy=True) if hasattr(gains, 'to_numpy') else gains).double().flatten()
     if len(d)<5: raise ValueError(f'gains must have five seeds or more, got {len(d)}')
     mean,error = d.mean().item(),(d.std()/len(d)**.5).item()
     if mean>by and mean-by>=3*error: return
