@@ -22,8 +22,8 @@ from fastai.torch_core import find_bs
 from torch.nn.parallel import DistributedDataParallel
 from .catalog import Catalog, entry
 from .check import loss_classes, task_of
-from .core import Loss, check_int, check_range, plain, reduce, sum_and_norm
-from .focal import check_reducible, values_of
+from .core import Loss, check_int, check_range, check_reducible, plain, reduce
+from .core import sum_and_norm, values_of
 
 # %% ../nbs/63_training.ipynb #52c6e181
 def pair(values, norm): return values,norm

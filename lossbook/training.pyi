@@ -10,8 +10,8 @@ from fastai.torch_core import find_bs  # type: ignore
 from torch.nn.parallel import DistributedDataParallel
 from .catalog import Catalog, entry
 from .check import loss_classes, task_of
-from .core import Loss, check_int, check_range, plain, reduce, sum_and_norm
-from .focal import check_reducible, values_of
+from .core import Loss, check_int, check_range, check_reducible, plain, reduce
+from .core import sum_and_norm, values_of
 
 __all__ = ['ExactAccumulation', 'ScheduleLoss', 'losses_for']
 def pair(values, norm): ...
