@@ -14,7 +14,7 @@ __all__ = ['sum_and_norm', 'assert_same', 'assert_ahead', 'check_range', 'Loss',
 # %% ../nbs/00_core.ipynb #234bc201
 import functools, inspect, numbers, re, sys, torch, torch.nn.functional as F, warnings, weakref
 from collections.abc import Mapping, Set
-from copy import deepcopy
+from copy import copy, deepcopy
 from importlib import import_module
 from math import inf
 from reprlib import Repr
@@ -473,8 +473,25 @@ class FloatBuffers(nn.Module):
                 self._buffers[k] = was[k].to(v.device, torch.float)
         return self
 
+# %% ../nbs/00_core.ipynb #92622b95
+class Arithmetic:
+    "Losses that are added, subtracted, multiplied and divided by numbers"
+    __array_ufunc__ = None # an array as a factor is for the loss to refuse
+    def __add__(self, other): return SumLoss([self, other])
+    def __radd__(self, other): return self if type(other) is int and other==0 else SumLoss([other, self]) # 0 of `sum`
+    def __sub__(self, other): return SumLoss([self, other], [1,-1])
+    def __rsub__(self, other): return SumLoss([other, self], [1,-1])
+    def __neg__(self): return SumLoss([self], [-1])
+    def __mul__(self, factor): return SumLoss([self], [factor])
+    __rmul__ = __mul__
+    def __truediv__(self, number):
+        if isinstance(number, Tensor): raise TypeError('a loss is divided by a number, got a tensor: multiply by one to learn it')
+        check_range(number, 'divisor')
+        if number==0: raise ValueError('divisor must not be 0')
+        return SumLoss([self], [1/number])
+
 # %% ../nbs/00_core.ipynb #e6066985
-class Loss(Hooks, Examples, FloatBuffers):
+class Loss(Hooks, Examples, Arithmetic, FloatBuffers):
     "A loss function with its parameters, for a training loop; `of` names the function"
     func = None # the function, as a staticmethod: (pred, *target, **parameters) -> loss
     extra = () # parameters of the module that the function does not take
@@ -525,11 +542,6 @@ class Loss(Hooks, Examples, FloatBuffers):
 
     def check_values(self, pred, *target):
         "Raise if a value of the targets breaks a rule; what is free to check, the function checks"
-
-    def __add__(self, other): return SumLoss([self, other]) if isinstance(other, Loss) else NotImplemented
-    def __radd__(self, other): return self if isinstance(other, int) and other==0 else NotImplemented # of `sum`
-    def __mul__(self, factor): return SumLoss([self], [factor])
-    __rmul__ = __mul__
 
     def extra_repr(self):
         def show(v): return v.tolist() if isinstance(v, Tensor) else v
@@ -690,42 +702,125 @@ def per_example(loss, norm):
     n = (norm.flatten(1)!=0).sum(1)
     return loss.sum(1)/n.clamp(min=1),(n>0).to(loss.dtype)
 
+class Other(Loss):
+    "A loss from elsewhere as a term of a sum: a module, or a function of predictions and targets"
+    def __init__(self, loss):
+        nn.Module.__init__(self)
+        self.loss,self.names = loss,('loss',)
+        # fastai's losses are no modules, but what they call is
+        if isinstance(inner := getattr(loss, 'func', None), nn.Module): self.inner = inner
+        if hasattr(loss, 'reduction'): self.reduction = loss.reduction
+        self.y_int = getattr(loss, 'y_int', False)
+
+    def reduced(self, reduction, *batch, **kwargs):
+        "Its own mean, which it knows best; for another reduction its values, one per position"
+        names = inspect.signature(getattr(self.loss, 'forward', self.loss)).parameters
+        for k in kwargs:
+            if k not in names: raise TypeError(f'{term_name(self)} takes no {k}, and so a sum with it takes none')
+        if reduction!='mean':
+            check_reducible(self.loss)
+            return reduction(*values_of(self.loss, *batch, **kwargs))
+        return (with_reduction(self.loss, 'mean') if hasattr(self.loss, 'reduction') else self.loss)(*batch, **kwargs)
+
+    def activation(self, x): return getattr(self.loss, 'activation', nn.Identity())(x)
+    def decodes(self, x): return getattr(self.loss, 'decodes', nn.Identity())(x)
+    def extra_repr(self): return '' if isinstance(self.loss, nn.Module) else term_name(self)
+
+def term(o):
+    "What is added, as a loss"
+    check_made(o)
+    if isinstance(o, Loss): return o
+    if callable(o): return Other(o)
+    raise TypeError(f'a loss can be added to a loss, a module or a function of predictions and targets, got {o!r}')
+
+def term_name(o):
+    if not isinstance(o, Other): return type(o).__name__
+    f = getattr(o.loss, 'func', o.loss) if isinstance(o.loss, functools.partial) else o.loss
+    return getattr(f, '__name__', type(f).__name__)
+
+def pieces(factor): return factor if isinstance(factor, tuple) else (factor,)
+
+def times(a, b):
+    "The product of two factors: a number, a tensor, or a tuple of a number and tensors, which stay apart to be trained"
+    both = pieces(a)+pieces(b)
+    k,tensors = 1,[o for o in both if isinstance(o, Tensor)]
+    for o in both:
+        if not isinstance(o, Tensor): k = k*o
+    if not tensors: return k
+    return tensors[0] if len(tensors)==1 and k==1 else (k,*tensors)
+
+def check_factor(factor):
+    for o in pieces(factor):
+        check_range(o, 'factor')
+        if not isinstance(o, Tensor) or o.is_leaf: continue
+        raise ValueError('factor must be a number or a tensor of its own, such as an nn.Parameter, got one that was '
+            f'computed, by {made_by(o)}: in a sum it would be computed once, and not for every batch')
+
 class SumLoss(Loss):
-    "Losses that are added, each times a factor; made by `+` and `*`"
+    "Losses that are added, each times a factor; made by `+`, `-`, `*` and `/`"
     parts = {} # what each loss contributed to the last call
-    y_int = property(lambda self: self.losses[0].y_int)
-    n_preds = property(lambda self: getattr(self.losses[0], 'n_preds', None))
+    y_int = property(lambda self: self.first.y_int)
+    n_preds = property(lambda self: getattr(self.first, 'n_preds', None))
     check_skips = property(lambda self: {k: v for o in self.losses for k,v in getattr(o, 'check_skips', {}).items()})
+    # the one whose activation is that of the sum
+    first = property(lambda self: next((o for o in self.losses if not isinstance(o, Other)), self.losses[0]))
     def __init__(self,
-        losses, # losses of this book, sums among them
-        factors=None, # a number for each, by default 1
+        losses, # losses of this book, sums among them, or from elsewhere
+        factors=None, # a number or a tensor () for each, by default 1; an `nn.Parameter` is trained
         reduction:str|None=None, # 'mean', 'sum' or 'none'; by default that of the losses
     ):
         nn.Module.__init__(self)
-        flat,self.names = [],('losses','factors','reduction')
+        flat,self.names,losses = [],('losses','factors','reduction'),[term(o) for o in losses]
         for o,f in zip(losses, [1]*len(losses) if factors is None else factors):
-            check_range(f, 'factor')
-            if isinstance(f, Tensor): raise TypeError(f'factor must be a number, got {f!r}')
-            if isinstance(o, SumLoss): flat += [(a, f*b) for a,b in zip(o.losses, o.factors)]
-            else: flat.append((o,f))
-        self.losses,self.factors = nn.ModuleList(o for o,_ in flat),tuple(f for _,f in flat)
+            check_factor(f)
+            if isinstance(o, SumLoss): flat += [(a, times(f, b)) for a,b in zip(o.losses, o.factors)]
+            else: flat.append((o, times(f, 1)))
+        self.losses = nn.ModuleList(o for o,_ in flat)
+        self.factors = [f for _,f in flat]
+        own = [o for o in self.losses if not isinstance(o, Other)]
         # what these say, the losses must agree on; a sum among them has its own reduction
         for k in ('axis','thresh','y_int','reduction'):
-            vals = [getattr(o, k) for o in (losses if k=='reduction' else self.losses) if hasattr(o, k)]
+            vals = [getattr(o, k) for o in (losses if k=='reduction' else own) if hasattr(o, k)]
             if k=='reduction' and reduction is not None or not vals: continue
             for v in vals[1:]:
                 if v==vals[0]: continue
                 raise ValueError(f'the losses of a sum must have one {k}, got {vals[0]!r} and {v!r}')
-        self.reduction = vals[0] if reduction is None else reduction
+        self.reduction = reduction or (vals[0] if vals else 'mean')
         check_reduction(self.reduction)
 
-    def values(self, *batch, **kwargs):
+    @property
+    def factors(self):
+        "A number for each loss, a tensor, or a tuple of those, whose product it is"
+        def found(f): return tuple(map(found, f)) if isinstance(f, tuple) else getattr(self, f) if isinstance(f, str) else f
+        return found(self.kept)
+
+    @factors.setter
+    def factors(self, factors):
+        names = {}
+        def keep(o):
+            "A number as it is, and the name of a tensor, which is a parameter or a buffer"
+            if not isinstance(o, Tensor): return o
+            if id(o) in names: return names[id(o)]
+            names[id(o)] = name = f'factor_{len(names)}'
+            if isinstance(o, nn.Parameter): setattr(self, name, o)
+            else: self.register_buffer(name, o)
+            return name
+        self.kept = tuple(tuple(map(keep, f)) if isinstance(f, tuple) else keep(f) for f in factors)
+
+    def values(self, reduction, *batch, **kwargs):
         "Name, factor, values and what they count, of each loss"
+        if self._parameters: warn_untrained(self)
         count = {}
         for o,f in zip(self.losses, self.factors):
-            name = type(o).__name__
+            name,total = term_name(o),1
+            for p in pieces(f): total = p*total
+            for p in reversed(pieces(f)):
+                if isinstance(p, Tensor): name = f'factor*{name}'
+                elif p!=1: name = f'{p:g}*{name}'
             count[name] = n = count.get(name, 0)+1
-            yield f'{name} {n}' if n>1 else name,f,*o.reduced(pair, *batch, **kwargs)
+            whole = isinstance(o, Other) and reduction=='mean'
+            v = (o.reduced('mean', *batch, **kwargs),None) if whole else o.reduced(pair, *batch, **kwargs)
+            yield f'{name} {n}' if n>1 else name,total,*v
 
     def combined(self, values, reduction):
         check_reduction(reduction)
@@ -735,29 +830,74 @@ class SumLoss(Loss):
         total = sum(f*v for _,f,v,_ in values)
         return reduce(total, reduction, norm=next((n for *_,n in values if n is not None), None))
 
-    def reduced(self, reduction, *batch, **kwargs): return self.combined([*self.values(*batch, **kwargs)], reduction)
+    def reduced(self, reduction, *batch, **kwargs):
+        return self.combined([*self.values(reduction, *batch, **kwargs)], reduction)
 
     def forward(self, *batch, **kwargs):
         "The loss of a batch, whose parts are kept in `parts`"
-        values = [*self.values(*batch, **kwargs)]
+        values = [*self.values(self.reduction, *batch, **kwargs)]
         self.keep_parts({k: (f*v,None,n) for k,f,v,n in values}, self.reduction)
         return self.combined(values, self.reduction)
 
     @property
     def task(self): # as `check_loss` calls it
-        first = self.losses[0]
+        first = self.first
         if isinstance(first, (ClassLoss,BinaryLoss)): return 'classes' if isinstance(first, ClassLoss) else 'binary'
         return getattr(first, 'task', None)
 
-    def extra_repr(self): return f'factors={self.factors}, reduction={self.reduction!r}'
-    def classes_in(self, *batch): return self.losses[0].classes_in(*batch)
-    def activation(self, x): return self.losses[0].activation(x)
-    def decodes(self, x): return self.losses[0].decodes(x)
-    def from_logits(self, x): return self.losses[0].from_logits(x)
+    def extra_repr(self):
+        def show(f): return tuple(map(show, f)) if isinstance(f, tuple) else f.tolist() if isinstance(f, Tensor) else f
+        return f'factors={show(self.factors)}, reduction={self.reduction!r}'
+    def classes_in(self, *batch): return self.first.classes_in(*batch)
+    def activation(self, x): return self.first.activation(x)
+    def decodes(self, x): return self.first.decodes(x)
+    def from_logits(self, x): return self.first.from_logits(x)
     def per_class(self): return next((c for o in self.losses if (c := o.per_class())[0]), (None,None))
-    def example(self, n=4): return next((o for o in self.losses if o.per_class()[0]), self.losses[0]).example(n)
+    def example(self, n=4): return next((o for o in self.losses if o.per_class()[0]), self.first).example(n)
     def check_values(self, *batch, **kwargs):
         for o in self.losses: o.check_values(*batch, **kwargs)
+
+# %% ../nbs/00_core.ipynb #e829f8c5
+def check_reducible(loss):
+    "Raise unless `loss` can be asked for one value per position"
+    if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
+    if not callable(loss): raise TypeError(f'loss must be a loss, got {brief(loss)}')
+    if hasattr(loss, 'reduction') or 'reduction' in inspect.signature(loss).parameters: return
+    got = f'{getattr(loss, "__name__", type(loss).__name__)}{inspect.signature(loss)}'
+    raise TypeError('loss must have a reduction to set, or take one: a loss module, or a function '
+        f'(pred, target, reduction) as F.cross_entropy is; got {got}')
+
+def with_reduction(loss, reduction):
+    "A copy of a loss of others with another reduction, since nothing is changed in the loss itself"
+    if loss.reduction==reduction: return loss # a compiler follows no copy
+    loss = copy(loss)
+    if isinstance(f := getattr(loss, 'func', None), nn.Module): loss.func = copy(f)
+    loss.reduction = reduction
+    return loss
+
+def values_of(loss, pred, *target, **kwargs):
+    "The values of a loss of others, one per position, and what each counts in its mean, or None for 1"
+    if hasattr(loss, 'reduction'):
+        loss = with_reduction(loss, 'none')
+        f = loss.func if isinstance(getattr(loss, 'func', None), nn.Module) else loss
+        values,skip = loss(pred, *target, **kwargs),getattr(f, 'ignore_index', None)
+    else:
+        f,values = loss,loss(pred, *target, reduction='none', **kwargs)
+        skip = inspect.signature(loss).parameters.get('ignore_index')
+        skip = skip and skip.default
+    t,values = to_signed(target[0]),to_float(values)
+    if values.ndim==1 and values.numel()==t.numel(): # fastai swaps the axis with the last and flattens
+        axis = getattr(loss, 'axis', -1) if t.ndim>1 else -1
+        values = values.reshape(t.transpose(axis,-1).shape).transpose(axis,-1)
+    if t.shape!=values.shape: return values,None
+    norm,weight = counted(t, skip),getattr(f, 'weight', None)
+    if norm is not None: norm = norm.to(values.dtype)
+    if t.is_floating_point() or weight is None: return values,norm
+    # only these divide by their weights
+    if not isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        raise ValueError(f'loss must have no weight, since it is unknown what the mean of {type(f).__name__} counts')
+    w = to_float(weight)[torch.where(t==skip, 0, t)]
+    return values,w if norm is None else w*norm
 
 # %% ../nbs/00_core.ipynb #1663d363
 def check_class_values(target, n_classes, axis=1, ignore_index=-100, sample_weight=None):
@@ -807,7 +947,7 @@ def check_made(loss):
 
 def wrapped(loss):
     "A loss, then what it wraps: `OHEM`, sums, `functools.partial` and fastai's losses hold another one"
-    if isinstance(loss, SumLoss): inner = loss.losses[0]
+    if isinstance(loss, SumLoss): inner = loss.first
     elif isinstance(loss, Loss): inner = getattr(loss, 'loss', None) if loss.func is None else None
     else: inner = getattr(loss, 'func', None)
     return [loss] if inner is None else [loss, *wrapped(inner)]

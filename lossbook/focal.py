@@ -16,12 +16,11 @@ __all__ = ['binary_focal_loss_with_logits', 'BinaryFocalLoss', 'focal_loss_with_
 # %% ../nbs/13_focal.ipynb #f0ca0003
 import torch, torch.nn.functional as F
 from collections.abc import Sequence
-from copy import copy
 from functools import partial
-from inspect import signature
 from torch import nn, Tensor
-from .core import BinaryLoss, ClassLoss, Loss, brief, check_range, classes_in
-from .core import column_factor, inner_function, is_zero, reduce, to_float, to_signed
+from .core import BinaryLoss, ClassLoss, Loss, check_range, check_reducible
+from .core import classes_in, column_factor, inner_function, is_zero, reduce, to_float
+from .core import values_of
 from .blocks import binary_loss, class_loss, derivative_of
 
 # %% ../nbs/13_focal.ipynb #f0ca0013
@@ -247,40 +246,6 @@ class OHEM(Loss):
     def check_values(self, pred, *target):
         if isinstance(self.loss, Loss): self.loss.check_values(pred, *target)
     def per_class(self): return self.loss.per_class()
-
-# %% ../nbs/13_focal.ipynb #f0ca0065
-def check_reducible(loss):
-    "Raise unless `loss` can be asked for one value per position"
-    if isinstance(loss, type): raise TypeError(f'loss must be a loss, got the class {loss.__name__}: make one, with ()')
-    if not callable(loss): raise TypeError(f'loss must be a loss, got {brief(loss)}')
-    if hasattr(loss, 'reduction') or 'reduction' in signature(loss).parameters: return
-    got = f'{getattr(loss, "__name__", type(loss).__name__)}{signature(loss)}'
-    raise TypeError('loss must have a reduction to set, or take one: a loss module, or a function '
-        f'(pred, target, reduction) as F.cross_entropy is; got {got}')
-
-def values_of(loss, pred, *target, **kwargs):
-    "The values of a loss of others, one per position, and what each counts in its mean, or None for 1"
-    if hasattr(loss, 'reduction'):
-        loss = copy(loss) # nothing is changed in the loss itself
-        if isinstance(f := getattr(loss, 'func', loss), nn.Module) and f is not loss: loss.func = f = copy(f)
-        loss.reduction = 'none'
-        values,skip = loss(pred, *target, **kwargs),getattr(f, 'ignore_index', None)
-    else:
-        f,values = loss,loss(pred, *target, reduction='none', **kwargs)
-        skip = signature(loss).parameters.get('ignore_index')
-        skip = skip and skip.default
-    t,values = to_signed(target[0]),to_float(values)
-    if values.ndim==1 and values.numel()==t.numel(): # fastai swaps the axis with the last and flattens
-        axis = getattr(loss, 'axis', -1) if t.ndim>1 else -1
-        values = values.reshape(t.transpose(axis,-1).shape).transpose(axis,-1)
-    if t.shape!=values.shape: return values,None
-    norm,weight = (None if skip is None else (t!=skip).to(values.dtype)),getattr(f, 'weight', None)
-    if t.is_floating_point() or weight is None: return values,norm
-    # only these divide by their weights
-    if not isinstance(f, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        raise ValueError(f'loss must have no weight, since it is unknown what the mean of {type(f).__name__} counts')
-    w = to_float(weight)[torch.where(t==skip, 0, t)]
-    return values,w if norm is None else w*norm
 
 # %% ../nbs/13_focal.ipynb #f0ca0067
 def log_sigmoids(x):

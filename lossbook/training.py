@@ -22,9 +22,9 @@ from fastai.torch_core import find_bs
 from torch.nn.parallel import DistributedDataParallel
 from .catalog import Catalog, entry
 from .check import loss_classes, task_of
-from .core import Loss, brief, check_int, check_range, plain, reduce
-from .core import sum_and_norm, to_signed
-from .focal import check_reducible, values_of
+from .core import Loss, brief, check_int, check_range, check_reducible, plain
+from .core import reduce, sum_and_norm, to_signed, values_of
+
 
 # %% ../nbs/63_training.ipynb #52c6e181
 def pair(values, norm): return values,norm
