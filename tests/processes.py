@@ -21,6 +21,9 @@ def model():
 MANY = {'infonce': partial(InfoNCELoss, .5), 'infonce, both': partial(InfoNCELoss, .5, symmetric=True), 'clip': CLIPLoss,
     'siglip': SigLIPLoss, 'clip, soft': partial(CLIPLoss, soft_targets=True), 'ntxent': NTXentLoss,
     'ntxent, negatives': partial(NTXentLoss, denominator='negatives'), 'supcon': SupConLoss, 'supcon, views': SupConLoss}
+# the same in batches that hold items twice, which processes share
+for k in ('infonce','infonce, both','clip','siglip'):
+    for how in ('eliminate','attract'): MANY[f'{k}, {how}'] = partial(MANY[k], false_negatives=how)
 
 def one_step(name, processes, part, weighted):
     "Value and gradient of the network and the loss, on a part of the data"
@@ -28,6 +31,7 @@ def one_step(name, processes, part, weighted):
     net,f = model(),MANY[name](processes=processes).double()
     a,b = (net(o[part]) for o in x)
     kwargs = dict(sample_weight=w[part]) if weighted else {}
+    if 'eliminate' in name or 'attract' in name: kwargs['groups'] = y[part]
     if name=='supcon, views': v = f((a,b), **kwargs)
     else: v = f(a, y[part], **kwargs) if name.startswith(('ntxent','supcon')) else f(a, b, **kwargs)
     v.backward()

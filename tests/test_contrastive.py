@@ -477,6 +477,149 @@ def test_features_of_any_size(size):
     x = torch.randn(2, 9, 4)*size
     same(barlow_twins(*x), barlow_twins(*x.double()).float(), 1e-5, 1e-5)
 
+# a batch whose items occur twice
+
+ALIKE = {'infonce': InfoNCELoss, 'infonce, both': partial(InfoNCELoss, symmetric=True), 'infonce, dot': partial(InfoNCELoss, 1., normalize=False),
+    'clip': fixed, 'clip, learned': CLIPLoss, 'siglip': partial(SigLIPLoss, learnable=False, bias=-2.), 'siglip, learned': partial(SigLIPLoss, bias=-1.)}
+alike = pytest.mark.parametrize('name', ALIKE)
+both_kinds = pytest.mark.parametrize('kind', ['eliminate','attract'])
+GROUPS = tensor([5,-2,5,0,7,7,5])
+
+def grouped_batch(name, kind, n=7, **kwargs):
+    torch.manual_seed(3)
+    return ALIKE[name](false_negatives=kind, **kwargs).double(),[o.requires_grad_() for o in torch.randn(2, n, 5).double()]
+
+def grouped_loop(name, f, a, b, g, kind, w=None):
+    "One value per example, in Python's numbers"
+    a,b,g = (o.tolist() for o in (a, b, g))
+    N,w = range(len(a)),[1.]*len(a) if w is None else w.tolist()
+    def dot(p, q): return sum(u*v for u,v in zip(p, q))
+    near = dot if 'dot' in name else cos
+    s = [[near(p, q)/f.temperature for q in b] for p in a]
+    def row(s, i):
+        cols = [j for j in N if w[i]==0 or w[j]!=0]
+        pos = [j for j in cols if g[j]==g[i]] if kind=='attract' else [i]
+        neg = [j for j in cols if g[j]!=g[i]]
+        if 'siglip' in name: return sum(softplus(-s[i][j]-f.bias) for j in pos) + sum(softplus(s[i][j]+f.bias) for j in neg)
+        return lse([s[i][j] for j in (*pos, *neg)]) - sum(s[i][j] for j in pos)/len(pos)
+    t = [[s[j][i] for j in N] for i in N]
+    for i in N: yield (row(s, i)+row(t, i))/2 if 'clip' in name or 'both' in name else row(s, i)
+
+@alike
+@both_kinds
+def test_groups_by_loop(name, kind):
+    f,xs = grouped_batch(name, kind)
+    want = torch.tensor(list(grouped_loop(name, f, *xs, GROUPS, kind)), dtype=torch.double)
+    for dtype in (torch.long,torch.int,torch.int8): same(f.reduced('none', *xs, groups=GROUPS.to(dtype)).detach(), want, 1e-6, 1e-6)
+    same(f(*xs, groups=GROUPS).detach(), want.mean(), 1e-6, 1e-6)
+    same(f(tuple(xs), groups=GROUPS).detach(), want.mean(), 1e-6, 1e-6) # as one tuple, whatever target comes with it
+    w = tensor([1.,2.,0.,.5,1.,3.,1.]).double()
+    want = w*torch.tensor(list(grouped_loop(name, f, *xs, GROUPS, kind, w)), dtype=torch.double)
+    same(f.reduced('none', *xs, sample_weight=w, groups=GROUPS).detach(), want, 1e-6, 1e-6)
+    same(f(*xs, sample_weight=w, groups=GROUPS).detach(), want.sum()/w.sum(), 1e-6, 1e-6)
+
+@alike
+@both_kinds
+@pytest.mark.parametrize('small', [True,False], ids=['at once','blocks'])
+@pytest.mark.parametrize('weights', [None,(1.,2.,0.,1.,.5,3.,0.)], ids=['','weighted'])
+def test_groups_by_formula(name, kind, small, weights, monkeypatch):
+    "The derivative by hand, at once and in blocks, is that of the plain formula; of second order too"
+    if not small:
+        monkeypatch.setattr(c, 'BLOCK', 14)
+        monkeypatch.setattr(c, 'SMALL', 0)
+    f,xs = grouped_batch(name, kind)
+    kwargs = dict(groups=GROUPS) | ({} if weights is None else dict(sample_weight=tensor(weights)))
+    for r in ('mean','sum','none'):
+        got = results(f, xs, (), r, **kwargs)
+        with monkeypatch.context() as m:
+            m.setattr(c, 'is_eager', lambda: False)
+            want = results(f, xs, (), r, **kwargs)
+        for g,h in zip(got, want): same(g, h, 1e-9, 1e-9)
+    assert gradgradcheck(lambda a,b: f(a, b, **kwargs), xs)
+
+@alike
+@both_kinds
+def test_groups_of_one(name, kind):
+    "Where all differ, nothing changes; the order of examples and the numbers of groups say nothing"
+    f,xs = grouped_batch(name, kind)
+    same(f.reduced('none', *xs, groups=torch.arange(7)*3-5).detach(), f.reduced('none', *xs).detach(), 1e-12, 1e-12)
+    i,v = torch.randperm(7),f.reduced('none', *xs, groups=GROUPS)
+    same(f.reduced('none', *[o[i] for o in xs], groups=GROUPS[i]), v[i], 1e-12, 1e-12)
+    same(f.reduced('none', *xs, groups=GROUPS*1000+1), v, 0, 0)
+
+@alike
+def test_an_item_twice_is_not_its_own_negative(name):
+    "Right embeddings of a batch that holds an item twice cost what those of a batch without it do, but for how many there are"
+    f,_ = grouped_batch(name, 'eliminate')
+    twice,once = torch.eye(4).double()[[0,1,2,0]],torch.eye(3).double()
+    g = tensor([0,1,2,0])
+    got,naive = (f.reduced('none', twice, twice, **k) for k in (dict(groups=g), {}))
+    if 'dot' not in name: assert (naive[[0,3]]>got[[0,3]]+.1).all()
+    same(got[0], f.reduced('none', once, once)[0], 1e-9, 1e-9)
+    apart = twice.clone() # of the two, one is moved away from the other
+    apart[3] = torch.eye(4)[3]
+    a,b = (f.reduced('none', apart, apart, **k)[0] for k in (dict(groups=g), {}))
+    same(a, got[0], 1e-9, 1e-9) # which is no gain
+    assert b<naive[0]
+
+@both_kinds
+def test_groups_beside_given_negatives(kind):
+    torch.manual_seed(0)
+    q,p = torch.randn(2, 6, 5).double()
+    k,g = torch.randn(3, 5).double(),tensor([0,1,0,2,2,0])
+    f = InfoNCELoss(.5, in_batch=True, false_negatives=kind)
+    s,y = torch.tensor([[cos(a, b)/.5 for b in [*p.tolist(), *k.tolist()]] for a in q.tolist()]).double(),torch.arange(6)
+    keep = torch.cat([(g[:,None]!=g) | (kind=='attract') | torch.eye(6).bool(), torch.ones(6, 3).bool()], 1)
+    pos = torch.cat([(g[:,None]==g) & ((kind=='attract') | torch.eye(6).bool()), torch.zeros(6, 3).bool()], 1).double()
+    want = s.masked_fill(~keep, -math.inf).logsumexp(1) - (pos*s).sum(1)/pos.sum(1)
+    same(f.reduced('none', q, p, k, groups=g), want, 1e-6, 1e-6)
+
+@alike
+@both_kinds
+@pytest.mark.parametrize('dtype,big', [(torch.half,100.), (torch.bfloat16,1e4), (torch.float,1e4)])
+def test_groups_far_out(name, kind, dtype, big):
+    f,_ = grouped_batch(name, kind)
+    f = f.float()
+    for xs in (torch.randn(2, 7, 5)*big, torch.zeros(2, 7, 5), torch.ones(2, 7, 5)):
+        for g in (GROUPS, torch.zeros(7).long()): # one group: there is nothing to tell apart
+            a,b = (o.to(dtype).requires_grad_() for o in xs)
+            v = f(a, b, groups=g)
+            assert v.isfinite() and all(o.isfinite().all() for o in grad(v, (a,b)))
+    v = f(a[:0], b[:0], groups=GROUPS[:0])
+    assert v==0
+
+@alike
+def test_groups_compiled(name):
+    f,xs = grouped_batch(name, 'eliminate')
+    g = torch.compile(f, fullgraph=True, backend='aot_eager')
+    same(g(*xs, groups=GROUPS), f(*xs, groups=GROUPS), 1e-9, 1e-9)
+    torch.compiler.reset()
+
+@pytest.mark.parametrize('loss', [InfoNCELoss(false_negatives='attract'), CLIPLoss(false_negatives='attract')], ids=repr)
+def test_contract_with_a_kind(loss): assert (rep := check_loss(loss, **QUICK)).ok, rep
+
+@alike
+def test_contract_in_groups(name):
+    "The loss with groups bound to a batch holds the contract of any function of two batches"
+    f = grouped_batch(name, 'eliminate')[0].float()
+    x = torch.randn(2, 4, 5)
+    def loss(a, b): return f(a, b, groups=torch.arange(len(a))//2)
+    assert loss(*x).isfinite() and torch.func.grad(loss)(*x).isfinite().all()
+
+@pytest.mark.parametrize('call,text', [
+    (lambda a: InfoNCELoss(false_negatives='keep'), "false_negatives must be 'eliminate' or 'attract', got 'keep'"),
+    (lambda a: CLIPLoss()(a, a, groups=[0]*6), 'groups must be a tensor, got list'),
+    (lambda a: CLIPLoss()(a, a, groups=torch.zeros(6)), 'groups must be integers, the same for what is the same, got torch.float32'),
+    (lambda a: CLIPLoss()(a, a, groups=torch.zeros(6).bool()), 'groups must be integers'),
+    (lambda a: SigLIPLoss()(a, a, groups=torch.arange(5)), r'groups must have shape \(6,\), got \(5,\)'),
+    (lambda a: SigLIPLoss()(a, a, groups=torch.zeros(6,1).long()), r'groups must have shape \(6,\), got \(6, 1\)'),
+    (lambda a: CLIPLoss(soft_targets=True)(a, a, groups=torch.arange(6)), 'groups has no meaning beside soft_targets'),
+    (lambda a: InfoNCELoss()(a, a, a, groups=torch.arange(6)), 'groups has no meaning beside negatives without in_batch=True'),
+    (lambda a: CLIPLoss().check_values(a, a, groups=torch.zeros(6).long()), 'groups must tell examples apart, got one group for all'),
+    (lambda a: SupConLoss()(a, torch.arange(6), groups=torch.arange(6)), 'groups')])
+def test_groups_refused(call, text):
+    with pytest.raises((ValueError,TypeError), match=text): call(torch.randn(6, 4))
+
 # two batches whose features are compared
 
 def test_barlow_twins():
