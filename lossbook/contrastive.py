@@ -81,6 +81,8 @@ def info_nce_loss(
     in_batch:bool=False, # where negatives are given, are the other positives negatives as well?
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
+    false_negatives:str='eliminate', # pairs of one group: 'eliminate', or 'attract' as positives
+    groups:Tensor|None=None, # (N,) integers: pairs of one group are no negatives of each other
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "Cross entropy of finding the positive among negatives (van den Oord et al. 2018, eq. 4)"
@@ -88,9 +90,10 @@ def info_nce_loss(
     if negatives is not None:
         if symmetric or processes:
             raise ValueError('symmetric and processes have no meaning beside negatives')
-        how = temperature,reduction,in_batch,normalize,sample_weight
+        how = temperature,reduction,in_batch,normalize,sample_weight,groups,false_negatives
         return given_negatives(query, positive, negatives, *how)
-    b = pair_batch(sample_weight, processes, query=query, positive=positive)
+    two = dict(query=query, positive=positive)
+    b = pair_batch(sample_weight, processes, groups, false_negatives, **two)
     how = dict(scale=1/temperature, normalize=normalize)
     if not symmetric: return finish(Pairs(info_nce_rows, info_nce_slope, **how), b, reduction)
     return both_ways(b, reduction, **how)
@@ -102,9 +105,9 @@ class ScaledLoss(Loss):
     check_skips = dict(accumulates='every other example of a batch is a negative',
         repeats='a second copy of an example is one negative more',
         splits='each example is compared with the whole batch')
-    def forward(self, *batch, sample_weight=None):
+    def forward(self, *batch, sample_weight=None, groups=None):
         "The loss of two batches of embeddings, or of a tuple of them, whatever target comes with it"
-        return self.reduced(self.reduction, *batch, sample_weight=sample_weight)
+        return self.reduced(self.reduction, *batch, sample_weight=sample_weight, groups=groups)
 
     def reduced(self, reduction, *batch, **kwargs):
         return self.call(reduction, *without_target(*batch), **kwargs)
@@ -122,10 +125,12 @@ class ScaledLoss(Loss):
 
     def example(self, n=4): return tuple(torch.randn(2, n, 5))
 
-    def check_values(self, *batch, sample_weight=None):
+    def check_values(self, *batch, sample_weight=None, groups=None):
         if sample_weight is not None: check_nonneg(sample_weight, 'sample_weight')
         n = len(batch[0][0] if isinstance(batch[0], (tuple,list)) else batch[0])
         if n==1: raise ValueError(f'{type(self).__name__} needs two examples in a batch, got 1: without negatives it is 0')
+        if groups is not None and n>1 and not (groups!=groups[0]).any():
+            raise ValueError('groups must tell examples apart, got one group for all')
 
 # %% ../nbs/41_contrastive.ipynb #052dcf43
 class InfoNCELoss(ScaledLoss, of=info_nce_loss):
@@ -227,13 +232,18 @@ def clip_loss(
     soft_targets:bool=False, # targets from similarities within each side? they need normalize=False
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
+    false_negatives:str='eliminate', # pairs of one group: 'eliminate', or 'attract' as positives
+    groups:Tensor|None=None, # (N,) integers: pairs of one group are no negatives of each other
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "InfoNCE in both directions (Radford et al. 2021, figure 3)"
     check_settings(reduction, temperature, processes)
     if soft_targets and processes=='local':
         raise ValueError("soft_targets needs processes='global': a target is about all pairs")
-    b = pair_batch(sample_weight, processes, text=text, image=image)
+    if soft_targets and groups is not None:
+        raise ValueError('groups has no meaning beside soft_targets, which see what is alike')
+    two = dict(text=text, image=image)
+    b = pair_batch(sample_weight, processes, groups, false_negatives, **two)
     if not soft_targets: return both_ways(b, reduction, scale=1/temperature, normalize=normalize)
     return finish(SoftPairs(None, None, scale=1/temperature, normalize=normalize), b, reduction)
 
@@ -310,12 +320,15 @@ def siglip_loss(
     *,
     normalize:bool=True, # cosines, or with False dot products?
     processes:str|None=None, # negatives of all processes: 'local' or 'global', see there
+    false_negatives:str='eliminate', # pairs of one group: 'eliminate', or 'attract' as positives
+    groups:Tensor|None=None, # (N,) integers: pairs of one group are no negatives of each other
     sample_weight:Tensor|None=None, # (N,) factors >= 0, or a mask; 0 is no negative either
 )->Tensor: # () for 'mean' and 'sum', (N,) for 'none'
     "A sigmoid for every pair of the batch: does it belong together? (Zhai et al. 2023, eq. 1)"
     check_settings(reduction, temperature, processes)
     check_range(bias, 'bias')
-    b = pair_batch(sample_weight, processes, image=image, text=text)
+    two = dict(image=image, text=text)
+    b = pair_batch(sample_weight, processes, groups, false_negatives, **two)
     how = dict(scale=1/temperature, bias=bias, normalize=normalize)
     return finish(Pairs(siglip_rows, siglip_slope, **how), b, reduction)
 
@@ -545,7 +558,8 @@ def check_settings(reduction, temperature, processes, denominator='all'):
 
 class Sides:
     "Rows, columns and weights of a matrix of scores, after all that can be wrong with them"
-    def __init__(self, a, b, y, weight, out, processes=None):
+    def __init__(self, a, b, y, weight, out, processes=None, groups=None, all_groups=None, attract=False):
+        self.groups,self.all_groups,self.attract = groups,all_groups,attract
         self.a,self.b,self.y,self.weight,self.local = a,b,y,weight,processes=='local'
         self.out = self.keep = None # columns that are left out, rows that are not
         if out is not None: self.out,self.keep = out,~(out[y] if self.local else out)
@@ -557,15 +571,29 @@ def own_columns(x, processes=None):
 
 def together(processes, *tensors): return [None if o is None else gather(o) for o in tensors] if processes else tensors
 
-def pair_batch(sample_weight, processes, **two):
+def check_alike(groups, false_negatives, x):
+    "Which examples are alike (N,), as a plain tensor"
+    if false_negatives not in ('eliminate','attract'):
+        raise ValueError(f"false_negatives must be 'eliminate' or 'attract', got {false_negatives!r}")
+    if groups is None: return None
+    check_tensors(groups=groups)
+    g = plain(groups)
+    if g.is_floating_point() or g.is_complex() or g.dtype==torch.bool:
+        raise TypeError(f'groups must be integers, the same for what is the same, got {g.dtype}')
+    if g.shape!=x.shape[:1]: raise ValueError(f'groups must have shape ({x.shape[0]},), got {tuple(g.shape)}')
+    on_device(g, x, 'groups')
+    return g
+
+def pair_batch(sample_weight, processes, groups=None, false_negatives='eliminate', **two):
     "Two batches of embeddings of one size, from all processes where these are asked for"
     a,b = embeddings(sample_weight, **two)
-    out = left_out(sample_weight, a[:,:1].squeeze(1))
+    out,g = left_out(sample_weight, a[:,:1].squeeze(1)),check_alike(groups, false_negatives, a)
     if processes=='global':
-        a,b,out,sample_weight = together(processes, a, b, out, sample_weight)
-    own_b = b
-    if processes=='local': b,out = together(processes, b, out)
-    side = Sides(a, b, own_columns(a, processes), sample_weight, out, processes)
+        a,b,out,sample_weight,g = together(processes, a, b, out, sample_weight, g)
+    own_b,all_g = b,g
+    if processes=='local': b,out,all_g = together(processes, b, out, g)
+    alike = g,all_g,false_negatives=='attract'
+    side = Sides(a, b, own_columns(a, processes), sample_weight, out, processes, *alike)
     side.own_b = own_b
     return side
 
@@ -679,26 +707,41 @@ def proxy_loss(embeddings, target, proxies, value, scale, reduction, sample_weig
     x,y,p = proxy_batch(embeddings, target, proxies, sample_weight)
     b = Sides(x, p, y, sample_weight, None)
     value = partial(value, scale=scale)
-    return finish(Pairs(value, partial(autograd_slope, value=value)), b, reduction)
+    return finish(Pairs(value, partial(autograd_slope, value=value), rows=(y,)), b, reduction)
 
 def autograd_slope(s, *args, value):
     with torch.enable_grad(), saved_tensors_hooks(lambda t: t, lambda t: t): v = value(s.requires_grad_(), *args)
     return v.detach(),torch.autograd.grad(v, s, torch.ones_like(v))[0]
 
-def hidden(s, keep=None, out=None, y=None, n=0):
-    "Scores (B, M) without the columns that are left out, and of the first `n` columns only that of `y`"
+def hidden(s, y, keep, g, out, all_g, attract=False, n=0):
+    """Scores (B, M) without the columns that are left out, those of the own group, and of the first `n` columns all but
+    that of `y`; and the positives of each row (B, M), or None where that of `y` is the only one"""
     if out is not None: s = s.masked_fill(keep.unsqueeze(1) & out, -inf)
-    if not n: return s
-    j = torch.arange(s.shape[1], device=s.device)
-    return s.masked_fill((j<n) & (j!=y.unsqueeze(1)), -inf)
+    if g is None and not n: return s,None
+    other = torch.arange(s.shape[1], device=s.device)!=y.unsqueeze(1)
+    if n: s = s.masked_fill(other & (torch.arange(s.shape[1], device=s.device)<n), -inf)
+    if g is None: return s,None
+    alike = g.unsqueeze(1)==all_g
+    alike = F.pad(alike, (0, s.shape[1]-alike.shape[1])) # negatives that are given are of no group
+    if not attract: return s.masked_fill(alike & other, -inf),None
+    return s,(alike & (s!=-inf)).to(s.dtype)
 
-def info_nce_rows(s, y, keep=None, out=None, n=0): return info_nce(hidden(s, keep, out, y, n), y)
-def siglip_rows(s, y, keep=None, out=None): return siglip(hidden(s, keep, out), y)
+def positives_sum(s, pos): return (pos*s.masked_fill(pos==0, 0.)).sum(1)
 
-def given_negatives(query, positive, negatives, temperature, reduction, in_batch, normalize, sample_weight):
+def info_nce_rows(s, y, *sides, **how):
+    s,pos = hidden(s, y, *sides, **how)
+    return info_nce(s, y) if pos is None else s.logsumexp(1) - positives_sum(s, pos/pos.sum(1, keepdim=True))
+
+def siglip_rows(s, y, *sides, **how):
+    s,pos = hidden(s, y, *sides, **how)
+    return siglip(s, y) if pos is None else -F.logsigmoid(-s).sum(1) - positives_sum(s, pos)
+
+def given_negatives(query, positive, negatives, temperature, reduction, in_batch, normalize, sample_weight, groups, false_negatives):
     "InfoNCE against negatives of all examples (K, D), or of each (N, K, D)"
     check_tensors(negatives=negatives)
-    b = pair_batch(sample_weight, None, query=query, positive=positive)
+    if groups is not None and not in_batch:
+        raise ValueError('groups has no meaning beside negatives without in_batch=True, where no example is a negative')
+    b = pair_batch(sample_weight, None, groups, false_negatives, query=query, positive=positive)
     check_scores(negatives, 'negatives')
     neg = to_float(plain(negatives))
     (N,D),(K,*_) = b.a.shape,neg.shape[-2:]
@@ -708,8 +751,7 @@ def given_negatives(query, positive, negatives, temperature, reduction, in_batch
     if neg.ndim==2:
         b.b = torch.cat([b.b, neg])
         if b.out is not None: b.out = F.pad(b.out, (0,K))
-        how = dict(n=0 if in_batch else N)
-        pairs = Pairs(partial(info_nce_rows, **how), partial(info_nce_slope, **how), 1/temperature, normalize=normalize)
+        pairs = Pairs(info_nce_rows, info_nce_slope, 1/temperature, normalize=normalize, n=0 if in_batch else N)
         return finish(pairs, b, reduction)
     if in_batch: raise ValueError('in_batch is for negatives of shape (K, D)')
     a,p = (unit(o) if normalize else o for o in (b.a,b.b))
@@ -720,8 +762,9 @@ def given_negatives(query, positive, negatives, temperature, reduction, in_batch
 
 def both_ways(b, reduction, **how):
     "Rows against columns and columns against rows"
-    if not b.local: return finish(BothWays(None, None, **how), b, reduction)
-    other = Sides(b.own_b, gather(b.a), b.y, b.weight, b.out, 'local')
+    if not b.local and b.groups is None: return finish(BothWays(None, None, **how), b, reduction)
+    other = Sides(b.own_b, gather(b.a) if b.local else b.a, b.y, b.weight, b.out, 'local' if b.local else None,
+        b.groups, b.all_groups, b.attract)
     def f(reduction):
         pairs = [Pairs(info_nce_rows, info_nce_slope, **how) for _ in range(2)]
         return .5*(finish(pairs[0], b, reduction) + finish(pairs[1], other, reduction))
@@ -742,14 +785,18 @@ class Pairs:
         scale=1., # of the products
         bias=None, # added to them
         normalize=True, # products of unit vectors?
-        rows=(), # tensors (N, *), of which a block gets its part
-        cols=(), # tensors (M, *), of which a block gets all
-    ): self.value,self.slope,self.scale,self.bias,self.normalize,self.rows,self.cols = value,slope,scale,bias,normalize,rows,cols
+        rows=(), # tensors (N, *) or None, of which a block gets its part
+        cols=(), # tensors (M, *) or None, of which a block gets all
+        **how, # what else value and slope take
+    ):
+        self.value,self.slope,self.scale,self.bias,self.normalize = value,slope,scale,bias,normalize
+        self.rows,self.cols,self.how = rows,cols,how
 
     def sides(self, b):
         "What is needed besides the embeddings"
         if self.rows: return
-        self.rows,self.cols = ((b.y,),()) if b.out is None else ((b.y,b.keep),(b.out,))
+        self.rows,self.cols = (b.y,b.keep,b.groups),(b.out,b.all_groups)
+        if b.attract: self.how['attract'] = True
 
     def scores(self, a, b, scale, bias):
         s = exact(lambda: (a*scale)@b.T)
@@ -760,22 +807,22 @@ class Pairs:
         if self.normalize: a,b = unit(a),b if b is None else unit(b)
         return self.plain(a, a if b is None else b, scale, bias)
 
-    def plain(self, a, b, scale, bias): return self.value(self.scores(a, b, scale, bias), *self.rows, *self.cols)
+    def plain(self, a, b, scale, bias): return self.value(self.scores(a, b, scale, bias), *self.rows, *self.cols, **self.how)
 
     def blocks(self, a, b):
         step = max(1, (BLOCK if a.device.type=='cpu' else 2**26)//max(1, b.shape[0]))
         for i in range(0, a.shape[0], step):
-            yield slice(i, i+step),[o[i:i+step] for o in self.rows]
+            yield slice(i, i+step),[o if o is None else o[i:i+step] for o in self.rows]
 
     def run(self, a, b, scale, bias, coef=None):
         "Values (N,) and, for factors of the rows, the derivatives by a, b and their products, and the bias"
         v = a.new_empty(a.shape[0])
         if coef is None:
-            for i,rows in self.blocks(a, b): v[i] = self.value(self.scores(a[i], b, scale, bias), *rows, *self.cols)
+            for i,rows in self.blocks(a, b): v[i] = self.value(self.scores(a[i], b, scale, bias), *rows, *self.cols, **self.how)
             return v,
         ga,gb,gbias,each = torch.empty_like(a),torch.zeros_like(b),a.new_zeros(()),getattr(coef, 'ndim', 0)
         for i,rows in self.blocks(a, b):
-            v[i],g = self.slope(self.scores(a[i], b, scale, bias), *rows, *self.cols)
+            v[i],g = self.slope(self.scores(a[i], b, scale, bias), *rows, *self.cols, **self.how)
             if each: g = g.mul_(coef[i].unsqueeze(1))
             torch.mm(g, b, out=ga[i])
             gb.addmm_(g.T, a[i])
@@ -904,14 +951,19 @@ def vicreg_parts(x, spread, eps):
     return F.relu(spread - (var+eps).sqrt()).mean(),off/x.shape[1]
 
 # %% ../nbs/41_contrastive.ipynb #854d2254
-def info_nce_slope(s, y, keep=None, out=None, n=0):
-    g = F.log_softmax(hidden(s, keep, out, y, n), 1)
+def info_nce_slope(s, y, *sides, **how):
+    s,pos = hidden(s, y, *sides, **how)
+    g = F.log_softmax(s, 1)
+    if pos is not None:
+        pos = pos/pos.sum(1, keepdim=True)
+        return -positives_sum(g, pos),g.exp_().sub_(pos)
     v = -picked(g, y)
     g.exp_().scatter_add_(1, y.unsqueeze(1), -torch.ones_like(v).unsqueeze(1))
     return v,g
 
-def siglip_slope(s, y, keep=None, out=None):
-    s = hidden(s, keep, out)
+def siglip_slope(s, y, *sides, **how):
+    s,pos = hidden(s, y, *sides, **how)
+    if pos is not None: return -F.logsigmoid(-s).sum(1) - positives_sum(s, pos),s.sigmoid().sub_(pos)
     v = siglip(s, y)
     g = s.sigmoid().scatter_add_(1, y.unsqueeze(1), -torch.ones_like(v).unsqueeze(1))
     return v,g
@@ -947,8 +999,8 @@ class BothWays(Pairs):
     "InfoNCE of the rows and of the columns of one matrix of scores"
     def masked(self, s, cols=slice(None), rows=slice(None)):
         "The scores for the rows and those for the columns, without what is left out"
-        if not self.cols: return s,s
         keep,out = self.rows[1],self.cols[0]
+        if out is None: return s,s
         return (s.masked_fill(keep[rows].unsqueeze(1) & out, -inf),s.masked_fill(out[rows].unsqueeze(1) & keep, -inf))
 
     def plain(self, a, b, scale, bias):
@@ -1006,7 +1058,7 @@ class SoftPairs(BothWays):
     def plain(self, a, b, scale, bias):
         (_,t),(r,c) = self.targets(a, b, scale),self.masked(self.scores(a, b, scale, bias))
         r,c = (-o.log_softmax(d) for o,d in ((r,1), (c,0)))
-        if self.cols: r,c = (o.masked_fill(o==inf, 0.) for o in (r,c))
+        if self.cols[0] is not None: r,c = (o.masked_fill(o==inf, 0.) for o in (r,c))
         return .5*((t*r).sum(1) + (t*c).sum(0))
 
     def run(self, a, b, scale, bias, coef=None):

@@ -551,7 +551,7 @@ class Loss(Hooks, Examples, Arithmetic, FloatBuffers):
 def trailing_ones(w): return next((i for i,n in enumerate(reversed(w.shape)) if n>1), 0)
 
 # what comes with a batch, and so is no parameter of a module
-BATCH = 'sample_weight','mask','lengths','var','negatives','target'
+BATCH = 'sample_weight','mask','lengths','var','negatives','target','groups'
 
 def derive_class(cls, of, order=None):
     "Give `cls` a constructor with the parameters of `of` and the annotated ones of its own, documented alike"
