@@ -8,6 +8,10 @@ CHAPTERS = $(filter-out $(LONG),$(wildcard nbs/*.ipynb))
 run := $(PY) tools/notebooks.py
 write_lib = $(BIN)/nbdev-export && $(PY) tools/stubs.py
 export MPLBACKEND := agg
+# what was compiled for other instructions must not be found
+ifdef ATEN_CPU_CAPABILITY
+export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.venv/inductor-$(ATEN_CPU_CAPABILITY)
+endif
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24

@@ -881,15 +881,17 @@ def check_forward_mode(case):
     "Forward-mode differentiation gives the gradient"
     b = case.batch()
     ts,ways = leaves(b.preds),fixed(lambda: [torch.randn_like(t) for t in leaves(b.preds)])
-    want = sum((g*w).sum() for g,w in zip(case.grad(b)[1], ways))
+    terms = [g*w for g,w in zip(case.grad(b)[1], ways)]
+    # they may cancel, and are rounded before they do
+    want,near = sum(o.sum() for o in terms),1e-6*sum(1+o.abs().sum().item() for o in terms)
     def f(*ts): return case(b.filled([*ts, *leaves(b.targets)])).sum()
     _,got = torch.func.jvp(f, tuple(ts), tuple(ways))
     case.last = b
-    agree(got, want, 'the derivative by torch.func.jvp', 1e-4)
+    agree(got, want, 'the derivative by torch.func.jvp', 1e-4, near)
     with fwad.dual_level(): got = fwad.unpack_dual(f(*map(fwad.make_dual, ts, ways))).tangent
     case.last = b
     if got is None: got = torch.zeros_like(want)
-    agree(got, want, 'the derivative by forward mode', 1e-4)
+    agree(got, want, 'the derivative by forward mode', 1e-4, near)
 
 # %% ../nbs/02_check.ipynb #674235b6
 def zero(case, b, f, what, **kwargs):
@@ -958,7 +960,8 @@ def check_recompiles(case):
                 args = (case.loss,kw) if is_function(case.loss) else (o,{})
                 how = ', '.join(f'{k}={v:g}' for k,v in kw.items())
                 how = f'when compiled for {how}' + ' with dynamic=True'*bool(dynamic)
-                agree_all(case.grad(b, partial(f, *args)), case.grad(b, o), how)
+                # what is lost is more than what another order of sums rounds
+                agree_all(case.grad(b, partial(f, *args)), case.grad(b, o), how, 1e-4, 5e-6)
         finally: torch.compiler.reset()
 
 # %% ../nbs/02_check.ipynb #d7820d75

@@ -237,8 +237,10 @@ def multi_label(p, x, y, sample_weight=None):
     w = sample_weight
     if w is not None: w = w.reshape(*w.shape,
         *[1]*(x.ndim-1-w.ndim)).expand(x.select(p.axis, 0).shape).unsqueeze(p.axis).expand_as(x)
-    v,n = items(bce, p, x, y, w)
-    return v.mean(p.axis),n.mean(p.axis)
+    v,c = items(bce, p, x, y, w)
+    known = torch.ones_like(v) if p.ignore_index is None else (y!=p.ignore_index).to(v.dtype)
+    n = known.sum(p.axis).clamp(min=1)
+    return v.sum(p.axis)/n,c.sum(p.axis)/n
 
 def signs(value, p, x, y, sample_weight=None):
     "The value for targets of 1 and -1"
@@ -551,18 +553,19 @@ def lists(row):
     return ref
 def list_net(p, s, r): return -(r.softmax(0)*s.log_softmax(0)).sum()
 def lambda_rank(p, s, r):
-    "Pair by pair, with what a swap changes of the NDCG"
-    def places(o): return [sorted(range(len(o)),
-        key=lambda j: (-o[j], j)).index(i) for i in range(len(o))]
+    "Pair by pair, with what a swap changes of the NDCG, on average over the orders of what is tied"
+    def places(o): return [[sum(v>w for v in o)+k for k in range(o.count(w))] for w in o]
     def discount(k): return 1/math.log2(k+2) if p.k is None or k<p.k else 0.
-    at,best = places(s.tolist()),places(r.tolist())
-    gain = [2**o-1 for o in r.tolist()]
-    ideal = sum(g*discount(k) for g,k in zip(gain, best)) or 1e-30
+    at,gain = places(s.tolist()),[2**o-1 for o in r.tolist()]
+    def apart(i, j):
+        gaps = [abs(discount(a)-discount(b)) for a in at[i] for b in at[j] if a!=b]
+        return sum(gaps)/len(gaps)
+    ideal = sum(g*discount(k) for k,g in enumerate(sorted(gain, reverse=True))) or 1e-30
     total = s.sum()*0
     for i in range(len(s)):
         for j in range(len(s)):
             if r[i]<=r[j]: continue
-            change = abs((gain[i]-gain[j])*(discount(at[i])-discount(at[j])))/ideal
+            change = abs(gain[i]-gain[j])*apart(i, j)/ideal
             total = total + change*F.softplus(-p.sigma*(s[i]-s[j]))
     return total
 

@@ -16,7 +16,9 @@ PRELOAD = ['torch','torch._dynamo','fastai.basics','fastai.tabular.core','matplo
 TRAINS = r'\.fit\w*\(|\.backward\('
 SEEDERS = {'manual_seed','set_seed','seed','seed_everything','default_rng','RandomState'}
 # as other machines would: (what it is, the environment, which pages)
-PLAIN = dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41')
+# what was compiled for other instructions must not be found
+PLAIN = dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41',
+    TORCHINDUCTOR_CACHE_DIR=str(root/'.venv'/'inductor-default'))
 FORMS = [('plain instructions', PLAIN, ''),
     ('two threads', dict(OMP_NUM_THREADS='2'), ''),
     *[(f'first weights {k}', dict(LOSSBOOK_NUDGE=str(k)), TRAINS) for k in (1,2,3)],
