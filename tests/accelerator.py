@@ -120,8 +120,8 @@ FULL = '''acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt 
     softplus layer_norm norm cdist cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss
     nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss
     margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss
-    multi_margin_loss binary_cross_entropy_with_logits dist pdist renorm logsumexp prod softmax log_softmax
-    cumprod cumsum sum'''
+    multi_margin_loss binary_cross_entropy_with_logits dist pdist renorm logsumexp prod softmax
+    log_softmax cumprod cumsum sum'''
 
 def cast(op, lower):
     "An operation under autocast"

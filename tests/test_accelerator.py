@@ -154,8 +154,8 @@ def holds_check_batch(name):
         if k in LOOKED_AT and not kwargs})
 
 LAYERED = '''CrossEntropyLoss-weight FocalLoss NormalizedCrossEntropy SoftLabelCrossEntropy-alpha
-    NLLLoss BCEWithLogitsLoss BinaryFocalLoss-weight MultiMarginLoss ActivePassiveLoss-
-    weight BCELoss'''.split()
+    NLLLoss BCEWithLogitsLoss BinaryFocalLoss-weight MultiMarginLoss ActivePassiveLoss-weight
+    BCELoss'''.split()
 def layers(autocast):
     "LinearLoss around losses of all kinds"
     torch.manual_seed(0)
