@@ -238,12 +238,13 @@ def n_preds(loss): return getattr(loss, 'n_preds', None) or 1
 
 def real_uses(loss):
     res,(x,y) = other_uses(loss),map(as_double, loss.example(6))
+    if y.ndim==1: x,y = as_double(torch.randn(2, 6, 2)).unbind() # a mean is over all numbers
     for k,w in weighings(y.shape).items():
         res['row_'+k if k in res else k] = loss,(x,y),dict(sample_weight=w)
-    if x.shape==y.shape: res |= dict(integers=(loss,(x,y.abs().round().long()),{}),
-        dense=(loss,(x.reshape(6,*x.shape[1:],1),y.reshape(6,*y.shape[1:],1)),{}),
-        numbers=(loss,(x.flatten(),y.flatten()),{}), column=(loss,(x.reshape(-1,1),y.flatten()),
-            {}), learned_target=(loss,(x,y.clone().requires_grad_()),{}))
+    if x.shape==y.shape: res |= dict(rows=(loss,(x,y),{}),
+        integers=(loss,(x,y.abs().round().long()),{}), numbers=(loss,(x[:,0],y[:,0]),{}),
+        dense=(loss,(x.reshape(3,2,2),y.reshape(3,2,2)),{}),
+        column=(loss,(x[:,:1],y[:,0]),{}), learned_target=(loss,(x,y.clone().requires_grad_()),{}))
     two = type(loss) is NegativeBinomialNLLLoss and loss.dispersion is None
     if two or hasattr(loss, 'coverage'):
         a = loss.axis
@@ -323,7 +324,18 @@ def embedding_uses(loss):
             dict(sample_weight=w[:4])),
         views_each=(loss,(v,),dict(sample_weight=torch.rand(4,3)*(torch.rand(4,3)<.7))))
 
-OWN = dict(teacher=teacher_uses, span=span_uses, lists=list_uses, embeddings=embedding_uses)
+def sign_uses(loss):
+    "Those that are not on embeddings take numbers of any shape"
+    preds = loss.example(6)[:n_preds(loss)]
+    if preds[0].ndim>1: return {}
+    xs,y = torch.randn(n_preds(loss), 6, 2).unbind(),torch.randint(2, (6,2))
+    y = y if loss.negative==0 else 2*y-1
+    w = dict(sample_weight=torch.rand(6,2)*(torch.rand(6,2)<.7))
+    return dict(dense=(loss,(*xs,y),{}), each=(loss,(*xs,y.float()),w),
+        dense_weighted=(loss,(*xs,y),dict(sample_weight=torch.rand(6))))
+
+OWN = dict(signs=sign_uses, pairs=sign_uses, teacher=teacher_uses, span=span_uses, lists=list_uses,
+    embeddings=embedding_uses)
 KINDS = dict(classes=class_uses, binary=binary_uses, real=real_uses)
 
 # of a loss with other numbers: what these could change
